@@ -1,0 +1,242 @@
+"""What can be set, with its default and meaning. A YAML file holds only what differs from here.
+
+    load_config("configs/scenes.yaml", {"training.epochs": 2}).training.epochs == 2
+
+An unknown key and a value of another type raise ConfigError: a misspelt setting never passes in silence.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from .errors import ConfigError
+
+
+@dataclass
+class DataConfig:
+    """Where pictures and captions come from and how a picture becomes regions."""
+
+    source: Literal["scenes", "flickr8k", "precomp"] = "scenes"
+    folder: str | None = None  # the raw data (flickr8k, precomp); scenes: where pictures are drawn
+    prepared: str | None = None  # where features are kept; None: prepared/<source>-<8 hex of these settings>
+    images: int = 3000  # scenes only: how many are drawn
+    seed: int = 1  # scenes only: what is drawn
+    backbone: str = "efficientnet_lite0"  # the frozen network that turns a picture into regions
+    image_size: int = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
+    precision: str = "float32"  # the number type that the backbone computes in
+    windows: list[int] = field(default_factory=lambda: [3, 5])  # objects: windows of so many cells, both sides
+    min_word_count: int = 4  # a word rarer than this in the training captions is <unk>
+    max_words: int = 64  # longer captions are cut here
+    entities: str | None = None  # Flickr30K Entities, zip or folder; None: looked for in the data folder
+    flips: bool = False  # mirrored views of the training pictures as well
+
+
+@dataclass
+class ModelConfig:
+    """The two directions of attention and what they share."""
+
+    joint_size: int = 512  # d, the size in which words and regions meet
+    word_size: int = 300  # a word's vector before the LSTM
+    lstm_layers: int = 1  # bidirectional, the two directions averaged
+    reading: Literal["states", "inputs"] = "states"  # W2R (a) attends with LSTM states, (b) feeds the LSTM
+    direction: Literal["joint", "w2r", "o2w"] = "joint"  # which direction scores
+    place: bool = True  # a linear term of the box is added to each region
+    dropout: float = 0.2  # of regions and of word states
+    word_dropout: float = 0.1  # the share of training words that become <unk>
+    tie_projections: bool = False  # one projection for regions and objects
+    temperature_w: float = 9.0  # lambda_w of the softmax over regions
+    temperature_o: float = 9.0  # lambda_o of the softmax over words
+    learn_temperature: bool = True  # both lambdas are learned from there
+    learn_gate: bool = True  # g of S = g s_w2r + (1 - g) s_o2w is learned; False: one half
+
+
+@dataclass
+class TrainingConfig:
+    """Optimisation. An epoch passes every training caption once."""
+
+    epochs: int = 8  # passes over the training captions
+    batch_size: int = 128  # pairs of image and caption
+    learning_rate: float = 5e-4  # AdamW, at the end of the warm-up
+    weight_decay: float = 1e-2  # AdamW
+    warmup_steps: int = 100  # steps of linear warm-up before the cosine
+    clip_norm: float = 2.0  # largest norm of the gradient
+    loss: Literal["hinge", "infonce"] = "hinge"  # ranking loss, in both directions
+    margin: float = 0.2  # hinge only
+    warmup_epochs_all_negatives: int = 1  # hinge only: epochs before the hardest negative alone counts
+    inverse_temperature: float = 20.0  # InfoNCE only
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # by accelerate
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured, and how much memory scoring may take."""
+
+    split: str = "test"  # the split that is reported
+    protocol: Literal["full", "1k-5fold", "5k"] = "full"  # which images form the gallery
+    bootstrap: int = 1000  # samples for the 95% intervals; 0: none
+    memory: str = "1GiB"  # budget for scoring
+
+
+@dataclass
+class Config:
+    """Everything a run depends on."""
+
+    name: str = "scenes"  # the run folder is runs/<name> unless told otherwise
+    seed: int = 1  # initial weights, order of batches, dropout
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def config_to_dict(config) -> dict:
+    """Nested plain dict of a Config or of one of its sections."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: dict, kind: type = Config, where: str = ""):
+    """The dataclass `kind` (Config, ModelConfig, ...) with `values` over its defaults.
+
+    `where` names the source in errors, such as a file. Raises ConfigError on an unknown key or a wrong type.
+    """
+    return _build(kind, values, "", where)
+
+
+def flatten(config) -> dict[str, object]:
+    """Dotted keys: {"name": ..., "data.source": ..., "training.epochs": ...}."""
+    flat = {}
+    for key, value in config_to_dict(config).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def load_config(path, overrides: dict[str, object] | None = None) -> Config:
+    """A YAML file over the defaults, then `overrides` with dotted keys; strings among them are read as YAML.
+
+    Raises ConfigError for a missing or malformed file, an unknown key, a value of the wrong type.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}; expected a YAML file such as configs/scenes.yaml")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration: {error}")
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}")
+    return override(config_from_dict(values or {}, Config, str(path)), overrides)
+
+
+def override(config: Config, overrides: dict[str, object] | None) -> Config:
+    """A new Config with dotted keys replaced: {"training.epochs": "2"}; strings are read as YAML."""
+    values = config_to_dict(config)
+    known = list(flatten(config))
+    for key, value in (overrides or {}).items():
+        if key not in known:
+            raise ConfigError(f"unknown parameter {key!r}{_nearest(key, known)}")
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = _parse(key, value) if isinstance(value, str) else value
+    return config_from_dict(values, Config, "parameters")
+
+
+def save_config(config: Config, path) -> None:
+    """Writes every key, defaults too, as YAML; atomically."""
+    text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+    temporary = Path(f"{path}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def prepared_folder(data: DataConfig) -> Path:
+    """Where the features of these settings are kept: `data.prepared`, or a name made of what they depend on.
+
+    Word settings (min_word_count, max_words) are left out: features do not depend on them.
+    """
+    if data.prepared is not None:
+        return Path(data.prepared)
+    if data.source == "precomp":
+        return Path(data.folder or ".")
+    kept = {key: getattr(data, key) for key in
+            ("source", "backbone", "image_size", "precision", "windows", "entities", "flips")}
+    kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
+    if data.source == "scenes":
+        kept |= {"images": data.images, "seed": data.seed}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return Path("prepared") / f"{data.source}-{digest[:8]}"
+
+
+def _parse(key: str, text: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"parameter {key}: {text!r} cannot be read as a YAML value")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """Ends an error about an unknown key: the nearest right name, or all of them."""
+    last = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(key, known, n=1) or [
+        last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1)]
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _build(kind: type, values, prefix: str, where: str):
+    source = f"{where}: " if where else ""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}{prefix.rstrip('.') or 'the configuration'}: expected keys and values, "
+                          f"got {_said(values)}")
+    hints = typing.get_type_hints(kind)
+    built = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(f"{source}unknown key {prefix}{key}{_nearest(str(key), list(hints))}")
+        if dataclasses.is_dataclass(hints[key]):
+            built[key] = _build(hints[key], {} if value is None else value, f"{prefix}{key}.", where)
+        else:
+            built[key] = _checked(hints[key], value, f"{source}{prefix}{key}")
+    return kind(**built)
+
+
+def _checked(hint, value, where: str):
+    """`value` if it is of the type `hint`; whole numbers count as float. Raises ConfigError."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value is False and "no" in inner:  # YAML reads a bare `no` as false
+            return "no"
+        if isinstance(value, str) and value in inner:
+            return value
+        raise ConfigError(f"{where}: expected one of {', '.join(inner)}, got {_said(value)}")
+    if origin is types.UnionType:
+        if value is None and type(None) in inner:
+            return None
+        return _checked(next(t for t in inner if t is not type(None)), value, where)
+    if origin is list and isinstance(value, (list, tuple)):
+        return [_checked(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if hint is float and isinstance(value, str):  # YAML reads 5e-4, without a point, as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    names = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+    expected = "a list" if origin is list else names[hint.__name__]
+    raise ConfigError(f"{where}: expected {expected}, got {_said(value)}")
+
+
+def _said(value) -> str:
+    return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
