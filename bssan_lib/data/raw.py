@@ -1,0 +1,38 @@
+"""What every source hands over before features exist: pictures on disk, captions and who belongs to whom.
+
+Letters: N images, C captions, P phrases.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Some words of one caption and the boxes they name.
+
+    words: indices into tokenize(caption), ascending.
+    type: "people", "clothing", ... (Flickr30K Entities) or "shape", "colour", "size", "relation", "count" (scenes).
+    boxes: x1 y1 x2 y2 as fractions of the image's width and height; one or more.
+    """
+
+    caption: int
+    words: tuple[int, ...]
+    type: str
+    boxes: tuple[tuple[float, float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """One split of a source. `cap2im` [C] gives each caption's row in `ids`; captions need not be five an image."""
+
+    name: str  # "train", "dev", "test", or a further one such as "pairs"
+    ids: list[str]  # N file names
+    image_folder: Path
+    captions: list[str]
+    cap2im: np.ndarray  # [C] int64
+    phrases: list[Phrase] | None = None  # None: this source has no boxes
+    satisfies: np.ndarray | None = None  # [C, N] bool: every image a caption is true of; None: not known
+    notes: dict = field(default_factory=dict)  # JSON-able; kept in meta.json under splits.<name>.notes
