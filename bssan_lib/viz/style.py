@@ -1,0 +1,226 @@
+"""One look for every figure: widths of a journal's columns, sizes, colours, texts that always render, and saving.
+
+Letters: K regions, M objects, T words. Widths are inches, sizes of texts are points.
+
+Functions in this package draw what they are given and never compute a score. Each returns (figure, axes,
+mappable); the mappable is None where no colour stands for a number. None of them shows a window.
+"""
+
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.colors import ListedColormap
+from matplotlib.textpath import text_to_path
+
+from bssan_lib.errors import ConfigError, DataError, RunError
+
+COLUMNS = {"one": 3.25, "two": 6.75}
+SEQUENTIAL = "cividis"  # brightness rises evenly, so it survives greyscale printing and colour blindness
+RIGHT, WRONG = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion: told apart by everyone
+SERIES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+TICK, CROSS = "\u2713", "\u2717"
+FORMATS = ("pdf", "svg", "png")
+NOTE_KEYS = ("image", "caption", "checkpoint", "direction", "temperature", "seed")
+SMALL, NORMAL = 6.0, 7.0
+
+# DejaVu Sans comes with matplotlib; the others are used where a machine has them, for scripts which it lacks.
+_FALLBACKS = ["Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Yu Gothic",
+              "Microsoft YaHei", "WenQuanYi Zen Hei", "IPAexGothic", "Noto Sans Devanagari", "Noto Sans Thai",
+              "Nirmala UI", "Noto Emoji", "Segoe UI Emoji", "Symbola"]
+
+
+@lru_cache(maxsize=1)
+def _families() -> list[str]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans"] + [name for name in _FALLBACKS if name in installed]
+
+
+def _settings() -> dict:
+    return {
+        "font.family": _families(), "font.size": NORMAL, "axes.titlesize": NORMAL, "axes.labelsize": NORMAL,
+        "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL,
+        "axes.linewidth": 0.6, "lines.linewidth": 1.1, "patch.linewidth": 0.6, "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "axes.titlepad": 3.0,
+        "axes.labelpad": 2.0, "xtick.major.pad": 2.0, "ytick.major.pad": 2.0, "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "image.cmap": SEQUENTIAL,
+        "axes.prop_cycle": mpl.cycler(color=SERIES), "figure.facecolor": "white", "figure.dpi": 110,
+        "savefig.dpi": 300, "savefig.bbox": None, "savefig.facecolor": "white", "text.usetex": False,
+        # Type 42 is TrueType, embedded and editable. SVG gets outlines, as it has no way to carry a font along.
+        "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "bssan",
+    }
+
+
+@contextmanager
+def paper_style():
+    """The settings all figures share, as a context: `with paper_style(): ...`; rcParams are restored after it."""
+    with mpl.rc_context(_settings()):
+        yield
+
+
+def column_width(width: str | float) -> float:
+    """Inches of "one" (3.25) or "two" (6.75) columns, or of a number. ConfigError for anything else."""
+    if isinstance(width, str):
+        if width in COLUMNS:
+            return COLUMNS[width]
+    elif not isinstance(width, bool) and np.isfinite(width) and 1.0 <= width <= 40.0:
+        return float(width)
+    raise ConfigError(f'width: expected "one" (3.25), "two" (6.75) or 1 to 40 inches, got {width!r}')
+
+
+def plain(text: object) -> str:
+    """Any text on one line without what cannot be drawn: control characters and lone surrogates go."""
+    text = str(text).encode("utf-8", "replace").decode("utf-8")
+    text = "".join(" " if unicodedata.category(c)[0] in "CZ" and c not in "\u200c\u200d" else c for c in text)
+    return re.sub(" +", " ", text).strip()
+
+
+def text_width(text: str, size: float = NORMAL) -> float:
+    """Inches that a text takes in the figures' font at a size in points."""
+    font = font_manager.FontProperties(family=_families(), size=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def fit(text: object, inches: float, size: float = NORMAL) -> str:
+    """The text, cut with an ellipsis where it is longer than `inches`."""
+    text = plain(text)
+    if text_width(text, size) <= inches:
+        return text
+    low, high = 0, len(text)  # the longest beginning that fits
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if text_width(text[:middle] + "…", size) <= inches else (low, middle - 1)
+    return text[:low].rstrip() + "…"
+
+
+def wrap(text: object, inches: float, size: float = NORMAL, lines: int = 4) -> str:
+    """The text broken into at most `lines` lines of `inches`; scripts without spaces break anywhere."""
+    words, done, line = plain(text).split(" "), [], ""
+    while words:
+        word = words.pop(0)
+        longer = f"{line} {word}" if line else word
+        if text_width(longer, size) <= inches:
+            line = longer
+        elif len(done) == lines - 1:
+            line = fit(" ".join([longer, *words]), inches, size)
+            break
+        elif line:
+            done.append(line)
+            line, words = "", [word, *words]
+        else:
+            head = fit(word, inches, size).rstrip("…") or word[0]
+            done.append(head)
+            words = [word[len(head):], *words] if len(word) > len(head) else words
+    return "\n".join([*done, line])
+
+
+def label(axes, x: float, y: float, text: str, **settings):
+    """`axes.text` that never reads `$`, `_` or `^` as mathematics."""
+    return axes.text(x, y, text, parse_math=False, **settings)
+
+
+def attention_colours() -> ListedColormap:
+    """To lie over a dimmed grey picture: from nothing through orange to bright yellow, opacity as the value.
+
+    A map of opaque colours would hide the picture, and its middle greys could not be told from it.
+    """
+    share = np.linspace(0, 1, 256)[:, None]
+    low, high = np.array([[1.0, 0.55, 0.1]]), np.array([[1.0, 0.95, 0.5]])
+    return ListedColormap(np.hstack([low + share * (high - low), 0.92 * share]), name="bssan_attention")
+
+
+def fading(colour: tuple[float, float, float]) -> ListedColormap:
+    """One colour with opacity from none to full: for lines, on white."""
+    return ListedColormap([(*colour, share) for share in np.linspace(0, 1, 256)], name="bssan_fading")
+
+
+def check_weights(weights, rows: int | None, columns: int | None, what: str) -> np.ndarray:
+    """Weights as float64 [rows, columns]. DataError where shape, sign or a NaN makes them no weights."""
+    array = np.asarray(weights.detach().cpu() if hasattr(weights, "detach") else weights, dtype=np.float64)
+    wanted = f"[{'any' if rows is None else rows}, {'any' if columns is None else columns}]"
+    if array.ndim != 2 or 0 in array.shape or rows not in (None, array.shape[0]) \
+            or columns not in (None, array.shape[1]):
+        raise DataError(f"{what}: expected numbers of shape {wanted}, got {list(array.shape)}")
+    if not np.isfinite(array).all() or array.min() < 0:
+        raise DataError(f"{what}: expected finite numbers from 0 up, got {array.min()} to {array.max()}")
+    return array
+
+
+def finish(axes) -> None:
+    """Sizes of ticks are set on the axes, since ticks made later would take the sizes of that moment."""
+    for one in np.ravel(axes):
+        one.tick_params(labelsize=SMALL, width=0.6, length=2.5, pad=2.0)
+
+
+def new_figure(width: str | float, height: float, **settings):
+    """An empty figure of a column's width and a height in inches."""
+    return plt.figure(figsize=(column_width(width), height), **settings)
+
+
+def place(figure, left: float, top: float, width: float, height: float):
+    """Axes at inches from the figure's left and top edges."""
+    full_width, full_height = figure.get_size_inches()
+    return figure.add_axes([left / full_width, 1 - (top + height) / full_height,
+                            width / full_width, height / full_height])
+
+
+def note_text(note: dict) -> str:
+    """What a paper's caption needs, a line each: NOTE_KEYS first, "not given" where missing, then what else is in."""
+    keys = [*NOTE_KEYS, *(key for key in note if key not in NOTE_KEYS)]
+    return "".join(f"{key}: {plain('not given' if note.get(key) is None else note[key])}\n" for key in keys)
+
+
+def save_figure(figure, stem: str | Path, formats: tuple[str, ...] = FORMATS,
+                note: dict | None = None) -> list[Path]:
+    """Writes STEM.pdf, .svg and .png with the figure's exact width, STEM.txt from `note`; returns the paths.
+
+    stem: where, without an ending; one of the three endings is dropped. The folder is made.
+    note: see note_text. ConfigError for an unknown format, RunError where nothing can be written.
+    Pages are never cropped to their content, since that changes the width that a journal asked for.
+    """
+    stem = Path(stem)
+    stem = stem.with_suffix("") if stem.suffix.lower().lstrip(".") in FORMATS else stem
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
+    if unknown := set(formats) - set(FORMATS):
+        raise ConfigError(f"figure format: expected some of {', '.join(FORMATS)}, got {sorted(unknown)}")
+    title = plain((note or {}).get("caption") or stem.name)
+    written = []
+    for ending in formats:
+        # No date inside, so that the same figure is the same bytes.
+        dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[ending]
+
+        def draw(path: Path, ending=ending, dates=dates) -> None:
+            with paper_style(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn instead
+                figure.savefig(path, format=ending, metadata={"Title": title, **dates}, bbox_inches=None)
+
+        written.append(_write(stem.with_name(f"{stem.name}.{ending}"), draw))
+    if note is not None:
+        written.append(_write(stem.with_name(f"{stem.name}.txt"),
+                              lambda path: path.write_text(note_text(note), encoding="utf-8")))
+    return written
+
+
+def _write(path: Path, writer: Callable[[Path], object]) -> Path:
+    """Through a file beside it, so that no half-written figure stands under the final name."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(partial)
+        os.replace(partial, path)
+    except OSError as problem:
+        raise RunError(f"cannot write the figure {path}: {problem.strerror or problem}") from problem
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
