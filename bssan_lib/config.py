@@ -35,7 +35,6 @@ class DataConfig:
     precision: str = "float32"  # the number type that the backbone computes in
     windows: list[int] = field(default_factory=lambda: [3, 5])  # objects: windows of so many cells, both sides
     min_word_count: int = 4  # a word rarer than this in the training captions is <unk>
-    max_words: int = 64  # longer captions are cut here
     entities: str | None = None  # Flickr30K Entities, zip or folder; None: looked for in the data folder
     flips: bool = False  # mirrored views of the training pictures as well
 
@@ -75,6 +74,8 @@ class TrainingConfig:
     warmup_epochs_all_negatives: int = 1  # hinge only: epochs before the hardest negative alone counts
     inverse_temperature: float = 20.0  # InfoNCE only
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # by accelerate
+    dev_images: int = 1000  # so many images of dev, with their captions, choose the best epoch
+    save_steps: int = 500  # the state to go on from is saved after so many steps and after every epoch
 
 
 @dataclass
@@ -163,7 +164,7 @@ def save_config(config: Config, path) -> None:
 def prepared_folder(data: DataConfig) -> Path:
     """Where the features of these settings are kept: `data.prepared`, or a name made of what they depend on.
 
-    Word settings (min_word_count, max_words) are left out: features do not depend on them.
+    min_word_count is left out: features do not depend on them.
     """
     if data.prepared is not None:
         return Path(data.prepared)

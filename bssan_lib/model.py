@@ -229,7 +229,7 @@ class BSSAN(nn.Module):
     def learned(self) -> dict[str, float]:
         """The three numbers worth watching: both inverse temperatures and the gate."""
         return {
-            "temperature_w": float(self.log_temperature_w.exp()),
-            "temperature_o": float(self.log_temperature_o.exp()),
-            "gate": float(self.gate),
+            "temperature_w": self.log_temperature_w.exp().item(),
+            "temperature_o": self.log_temperature_o.exp().item(),
+            "gate": self.gate.item(),
         }

@@ -1,0 +1,286 @@
+"""Joint training: batches of pairs, a ranking loss over all of a batch's combinations, selection on dev. Notebook 04.
+
+Through Hugging Face `accelerate`: CUDA is used where there is one, mixed precision is a setting, and with several
+processes each scores its own images against the captions of all. Everything random is a function of (seed, step),
+so a run that was stopped goes on to the same numbers.
+
+Letters: B pairs, C captions, K regions, T words, d joint size.
+"""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bssan_lib.batches import Words, chunks_by_length, epoch_order, image_batch
+from bssan_lib.checkpoint import save_checkpoint, save_weights
+from bssan_lib.config import TrainingConfig
+from bssan_lib.data.prepared import PreparedSplit
+from bssan_lib.data.vocabulary import Vocabulary
+from bssan_lib.errors import CheckpointError, TrainingError
+from bssan_lib.losses import hinge_loss, infonce_loss, negatives
+from bssan_lib.model import BSSAN, CaptionCodes, ImageCodes
+from bssan_lib.retrieval import retrieval_metrics
+from bssan_lib.scoring import score_model
+
+SCORING_CHUNK = 32  # captions scored at once in a training step
+COLLAPSE_STEPS = 50  # so many steps at a loss of 2 x margin are a collapse
+
+
+def learning_rate(step: int, total: int, training: TrainingConfig) -> float:
+    """Linear warm-up, then a half cosine down to a fiftieth. step counts from 0; total steps of the whole training."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    share = (step - training.warmup_steps) / max(1, total - training.warmup_steps)
+    return training.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+
+def make_optimizer(model: BSSAN, training: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; matrices decay, biases, temperatures and the gate do not."""
+    named = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in named if p.ndim > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=training.learning_rate)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, in the order of ranks; backward adds up what every process says of one's own rows."""
+
+    @staticmethod
+    def forward(context, tensor: Tensor) -> Tensor:
+        context.rows = len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient)
+        start = torch.distributed.get_rank() * context.rows
+        return gradient[start : start + context.rows]
+
+
+def gather_rows(tensor: Tensor, accelerator: Accelerator) -> Tensor:
+    """[b, ...] of each process -> [b * processes, ...] on all of them, with gradients. Alone: the tensor itself."""
+    return tensor if accelerator.num_processes == 1 else _Gather.apply(tensor)
+
+
+def batch_scores(model: BSSAN, images: ImageCodes, captions: CaptionCodes) -> Tensor:
+    """Joint scores [B, C] of B images and C captions of any lengths, computed in chunks of similar length."""
+    chunks = chunks_by_length(captions.lengths.cpu(), SCORING_CHUNK)
+    scored = torch.cat([model.score(images, captions[torch.from_numpy(rows)]).joint for rows in chunks], dim=1)
+    places = torch.from_numpy(np.argsort(np.concatenate(chunks)))
+    return scored[:, places.to(scored.device)]
+
+
+def batch_loss(scores: Tensor, image_rows: Tensor, epoch: int, training: TrainingConfig) -> Tensor:
+    """The loss that the settings name. scores: [B, B]; image_rows: [B]; epoch counts from 1."""
+    negative = negatives(image_rows)
+    if training.loss == "infonce":
+        return infonce_loss(scores, negative, training.inverse_temperature)
+    hardest = epoch > training.warmup_epochs_all_negatives
+    return hinge_loss(scores, negative, training.margin, hardest)
+
+
+class Trainer:
+    """Trains one model on one split and keeps the best on another.
+
+    model, vocabulary: what is trained. train, dev: splits. folder: where `best/` and `last.safetensors` are kept.
+    backbone: the descriptor of the features. seed: of order, dropout and everything random.
+    on_epoch: called with the history after each epoch (the notebook draws its curve there).
+    """
+
+    def __init__(
+        self, model: BSSAN, vocabulary: Vocabulary, train: PreparedSplit, dev: PreparedSplit, training: TrainingConfig,
+        folder: Path | str, seed: int = 1, backbone: dict | None = None, progress: bool = True,
+        on_epoch: Callable[[list[dict]], None] | None = None,
+    ):
+        # A notebook's kernel may have trained before, and accelerate keeps the precision of its first time.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+        self.model, self.vocabulary, self.training = model.to(self.accelerator.device), vocabulary, training
+        self.train_split, self.dev_split, self.seed, self.backbone = train, dev, seed, backbone
+        self.words, self.dev_words = (Words(split.captions, vocabulary) for split in (train, dev))
+        self.folder, self.on_epoch = Path(folder), on_epoch
+        self.progress = progress and self.accelerator.is_main_process
+        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(model, training))
+        self.steps_per_epoch = max(1, len(self.words) // training.batch_size)
+        self.total_steps = self.steps_per_epoch * training.epochs
+        self.step, self.loss_sum, self.collapsed_steps, self.history = 0, 0.0, 0, []
+        processes = self.accelerator.num_processes
+        if training.batch_size % processes:
+            raise TrainingError(
+                f"training.batch_size: {training.batch_size} pairs cannot be shared by {processes} processes evenly."
+            )
+        if len(self.words) < 2:
+            raise TrainingError(f"{train.folder}: {len(self.words)} training captions; a batch needs at least two.")
+
+    # -- one step
+
+    def forward(self, rows: np.ndarray, epoch: int) -> Tensor:
+        """The loss of one batch. rows: [B] caption rows, the same on all processes; each encodes its own share."""
+        accelerator, model = self.accelerator, self.model
+        share = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
+        with accelerator.autocast():
+            images = model.encode_images(**image_batch(self.train_split, self.train_split.cap2im[share], accelerator.device))
+            tokens, lengths = self.words.batch(share, accelerator.device)
+            if accelerator.num_processes > 1:  # every process must hold words of one width
+                width = int(self.words.lengths[rows].max())
+                tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]))
+            own = model.encode_captions(tokens, lengths)
+            captions = CaptionCodes(*(gather_rows(part, accelerator) for part in (own.words, own.lengths, own.tokens)))
+            scores = gather_rows(batch_scores(model, images, captions).float(), accelerator)
+        image_rows = torch.from_numpy(self.train_split.cap2im[rows]).to(accelerator.device)
+        return batch_loss(scores, image_rows, epoch, self.training)
+
+    def train_step(self, rows: np.ndarray, epoch: int) -> float:
+        """One update from one batch. rows: [B] caption rows. Returns the loss; raises TrainingError when it is NaN."""
+        self.model.train()
+        torch.manual_seed((self.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.total_steps, self.training)
+        loss = self.forward(rows, epoch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"epoch {epoch}, step {self.step + 1}: the loss is {value}. Weights before this step are in "
+                f"{self.folder}. Try a smaller training.learning_rate, or training.mixed_precision: no."
+            )
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if self.accelerator.num_processes > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        self._watch_collapse(value, epoch)
+        return value
+
+    def _watch_collapse(self, loss: float, epoch: int) -> None:
+        hardest = self.training.loss == "hinge" and epoch > self.training.warmup_epochs_all_negatives
+        stuck = hardest and abs(loss - 2 * self.training.margin) < 0.01 * self.training.margin
+        self.collapsed_steps = self.collapsed_steps + 1 if stuck else 0
+        if self.collapsed_steps == COLLAPSE_STEPS:
+            warnings.warn(
+                f"epoch {epoch}, step {self.step}: the loss has stood at 2 x margin = {2 * self.training.margin:g} for "
+                f"{COLLAPSE_STEPS} steps: every score is the same and hardest negatives pull nowhere. Train longer on "
+                "all negatives (training.warmup_epochs_all_negatives) or with a smaller learning rate.",
+                stacklevel=3,
+            )
+
+    # -- the whole training
+
+    def dev_metrics(self) -> dict:
+        """Recalls of the first `dev_images` images of dev and their captions, joint score, as retrieval_metrics returns them."""
+        images = np.arange(min(len(self.dev_split.ids), self.training.dev_images))
+        captions = np.flatnonzero(self.dev_split.cap2im < len(images))
+        scores = score_model(
+            self.model, self.dev_split, self.dev_words, images=images, captions=captions, progress=False
+        )
+        return retrieval_metrics(scores.joint, self.dev_split.cap2im[captions])
+
+    def run(self) -> list[dict]:
+        """Train to the last epoch, from the last saved state if there is one. Returns the history, a row an epoch.
+
+        A row: epoch, step, loss (mean), seconds, pairs_per_second, learning_rate, dev metrics, both inverse
+        temperatures and the gate. The best epoch by dev rsum is kept in `best/`.
+        """
+        self.resume()
+        if self.history and self.on_epoch:
+            self.on_epoch(self.history)
+        while self.step < self.total_steps:
+            self._epoch(1 + self.step // self.steps_per_epoch)
+        return self.history
+
+    def _epoch(self, epoch: int) -> None:
+        size, start, first = self.training.batch_size, time.perf_counter(), self.step % self.steps_per_epoch
+        order = epoch_order(len(self.words), self.seed, epoch)
+        title = f"epoch {epoch}/{self.training.epochs}"
+        with tqdm(total=self.steps_per_epoch, initial=first, desc=title, unit="step", disable=not self.progress) as bar:
+            for number in range(first, self.steps_per_epoch):
+                self.loss_sum += self.train_step(order[number * size : (number + 1) * size], epoch)
+                speed = (number + 1 - first) * size / (time.perf_counter() - start)
+                bar.set_postfix(loss=f"{self.loss_sum / (number + 1):.4f}", pairs_s=f"{speed:.0f}", refresh=False)
+                bar.update()
+                if self.step % self.training.save_steps == 0 and number + 1 < self.steps_per_epoch:
+                    self.save()
+        row = {
+            "epoch": epoch, "step": self.step, "loss": self.loss_sum / self.steps_per_epoch,
+            "seconds": time.perf_counter() - start, "pairs_per_second": speed,
+            "learning_rate": self.optimizer.param_groups[0]["lr"], "dev": self.dev_metrics(), **self.model.learned(),
+        }
+        self.history.append(row)
+        self.loss_sum = 0.0
+        if row["dev"]["rsum"] >= max(past["dev"]["rsum"] for past in self.history) and self.accelerator.is_main_process:
+            info = {"epoch": epoch, "step": self.step, "seed": self.seed, "dev": row["dev"]}
+            save_checkpoint(self.folder / "best", self.model, self.vocabulary, self.backbone, info)
+        self.save()
+        if self.on_epoch:
+            self.on_epoch(self.history)
+
+    # -- stopping and going on
+
+    def _identity(self) -> dict:
+        """What must agree for a saved state to be this training's; the rest of the settings is the run folder's to check."""
+        return {
+            "model": self.model.summary() | {"learned": None}, "vocabulary": self.vocabulary.sha256, "seed": self.seed,
+            "captions": len(self.words), "training": vars(self.training) | {"save_steps": None},
+        }
+
+    def save(self) -> None:
+        """Writes weights, optimizer and history to `last.safetensors`, whole or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, tensor in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(tensor)
+        state = {
+            "step": self.step, "loss_sum": self.loss_sum, "collapsed_steps": self.collapsed_steps,
+            "history": self.history, "identity": self._identity(),
+        }
+        save_weights(tensors, self.folder / "last.safetensors", {"state": json.dumps(state)})
+
+    def resume(self) -> bool:
+        """Takes up the state in `last.safetensors`. False where there is none.
+
+        Raises CheckpointError when it is damaged or belongs to a training with other settings.
+        """
+        path = self.folder / "last.safetensors"
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}). Delete it to train from the start.") from error
+        if state["identity"] != json.loads(json.dumps(self._identity())):
+            raise CheckpointError(
+                f"{path}: saved by a training with other settings, data or seed. Delete {self.folder}, or train elsewhere."
+            )
+        self.model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+        for name, parameter in self.model.named_parameters():
+            for full in (n for n in tensors if n.startswith("optimizer/") and n.split("/", 2)[2] == name):
+                key = full.split("/")[1]
+                where = "cpu" if key == "step" else parameter.device
+                self.optimizer.state[parameter][key] = tensors[full].to(where)
+        self.step, self.loss_sum, self.history = state["step"], state["loss_sum"], state["history"]
+        self.collapsed_steps = state["collapsed_steps"]
+        return True
