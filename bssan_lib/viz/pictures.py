@@ -106,12 +106,12 @@ def shared_norm(weights: np.ndarray, top: float | None) -> Normalize:
     return Normalize(0.0, highest if highest > 0 else 1.0)
 
 
-def panel_grid(width: str | float, count: int, aspect: float, columns: int | None = None, title: float = TITLE,
-               bottom: float = 0.0, header: str = "", narrowest: float = 0.8, widest: float = 2.4):
-    """A figure with `count` axes at inches, rows of equal length where possible, centred.
+def panel_grid(width: str | float, count: int, aspect: float, columns: int | None = None, *, bottom: float = 0.0,
+               below: float = 0.0, header: str = "", narrowest: float = 0.8, widest: float = 2.4):
+    """A figure with `count` axes, centred, in rows as even as possible.
 
-    aspect: height over width of a panel. title, bottom: inches above each panel and below all. header: a text over
-    all. columns: by default as many as fit at `narrowest` inches each.
+    aspect: height over width of a panel. columns: by default as many as fit at `narrowest` inches each.
+    below: inches under each panel; bottom: under all. header: a text over all.
     Returns (figure, list of axes, inches of a panel's width).
     """
     full = column_width(width)
@@ -121,13 +121,14 @@ def panel_grid(width: str | float, count: int, aspect: float, columns: int | Non
     rows, tall = math.ceil(count / columns), panel * aspect
     header = wrap(header, full - 2 * GAP, NORMAL) if header else ""
     head = 0.03 + (0.13 * (header.count("\n") + 1) if header else 0)
-    figure = new_figure(full, head + rows * (title + tall) + (rows - 1) * GAP + GAP + bottom)
+    pitch = TITLE + tall + below + GAP
+    figure = new_figure(full, head + rows * pitch + bottom)
     if header:
         figure.text(GAP / full, 1 - 0.03 / figure.get_figheight(), header, parse_math=False, va="top",
                     fontsize=NORMAL, linespacing=1.15)
     left = (full - columns * panel - (columns - 1) * GAP) / 2
-    axes = [place(figure, left + (i % columns) * (panel + GAP),
-                  head + title + (i // columns) * (tall + title + GAP), panel, tall) for i in range(count)]
+    axes = [place(figure, left + (i % columns) * (panel + GAP), head + TITLE + (i // columns) * pitch, panel, tall)
+            for i in range(count)]
     return figure, axes, panel
 
 
