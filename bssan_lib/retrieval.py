@@ -213,8 +213,8 @@ def bootstrap_intervals(folds: Ranks | list[Ranks], samples: int = 1000, seed: i
 
     Images are drawn with replacement, each bringing its captions as queries; the gallery stays as it was, so
     an image drawn twice asks twice but is found once. This says how the numbers would vary with other
-    queries, not with another training. folds: ranks (i2t [Q], t2i [Q']) against the captions' own images; each fold is
-    drawn in itself. Memory: a few times CHUNK numbers.
+    queries, not with another training. folds: ranks (i2t [Q], t2i [Q']) against the captions' own
+    images, each fold drawn in itself. Memory: a few times CHUNK numbers.
     Returns {"i2t": {"R@1": [low, high], ...}, "t2i": {...}, "rsum": [low, high]}.
     """
     rng = np.random.default_rng(seed)
@@ -248,9 +248,9 @@ def pair_metrics(scores: np.ndarray, kinds: list[str]) -> dict:
     """Can the model tell two scenes apart that differ in one thing alone?
 
     scores: [2P, 2P]; images 2i and 2i + 1 go with captions 2i and 2i + 1. kinds: P names such as "colour".
-    text: both images prefer their own caption. image: both captions prefer their own image. group: both. A
-    tie is a failure. (Winoground, Thrush et al., CVPR 2022.) Returns percentages, {kind: {"n", "text", "image",
-    "group"}, ...} and the rows "all" and "chance", which is what random scores get.
+    text: both images prefer their own caption. image: both captions prefer their own image. group: both.
+    A tie is a failure. (Winoground, Thrush et al., CVPR 2022.) Returns percentages, {kind: {"n", "text",
+    "image", "group"}, ...} and the rows "all" and "chance", which is what random scores get.
     """
     count = len(kinds)
     if scores.shape != (2 * count, 2 * count) or not count:
