@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bssan_lib.data.entities import entities_phrases
+from bssan_lib.data.files import read_lines
 from bssan_lib.data.raw import RawSplit
 from bssan_lib.errors import DataError
 
@@ -89,22 +90,6 @@ def _find_entities(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     return folder if (folder / "Sentences").is_dir() and (folder / "Annotations").is_dir() else None
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file without their ends, only "\\n" and "\\r\\n" ending one. DataError with the line."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {row}: not UTF-8 text; save the file as UTF-8") from None
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
 
 
 def _read_captions(path: Path) -> list[tuple[int, str, str]]:

@@ -1,0 +1,139 @@
+"""From photographs and captions to the prepared dataset that the field reads. Notebook 01.
+
+    folder = prepare(config.data)                 # draws or reads, extracts what is missing, resumes
+    split = open_prepared(folder, "dev")          # memory-mapped arrays, captions, ids, phrases
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from bssan_lib.data.files import locked, sha256_of
+from bssan_lib.data.flickr8k import CAPTION_FILES, flickr8k_source, source_files, split_files
+from bssan_lib.data.precomp import precomp_splits
+from bssan_lib.data.prepared import (PreparedSplit, check_files, list_splits, open_prepared, read_meta,
+                                     verify_checksums, write_locked, write_split)
+from bssan_lib.data.raw import Phrase, RawSplit
+from bssan_lib.data.vocabulary import Vocabulary, tokenize
+from bssan_lib.errors import DataError
+
+__all__ = ["prepare", "detect_source", "open_prepared", "list_splits", "verify_checksums", "write_split",
+           "PreparedSplit", "RawSplit", "Phrase", "tokenize", "Vocabulary"]
+
+SCENES = ["train", "dev", "test", "pairs"]
+
+
+def detect_source(folder: Path | str) -> str:
+    """What a folder holds: "prepared", "precomp" or "flickr8k". DataError if it is missing or none of them."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected pictures with captions, or prepared features")
+    if _has_features(folder):
+        return "prepared" if (folder / "meta.json").is_file() else "precomp"
+    texts = [*CAPTION_FILES, *(f"Flickr_8k.{split}Images.txt" for split in ("train", "dev", "test"))]
+    if any((place / name).is_file() for place in (folder, folder / "Flickr8k_text") for name in texts):
+        return "flickr8k"
+    if any(folder.glob("*_ims.npy*")):
+        raise DataError(f"{folder}: features without captions ({{split}}_caps.txt), or a preparation that was stopped; "
+                        "give the command that began it again")
+    raise DataError(f"{folder}: neither prepared features ({{split}}_ims.npy, {{split}}_caps.txt) nor a Flickr8k folder "
+                    f"({' or '.join(CAPTION_FILES)}, Flickr_8k.{{train,dev,test}}Images.txt)")
+
+
+def _has_features(folder: Path) -> bool:
+    return bool(precomp_splits(folder)) or (folder / "meta.json").is_file() and any(folder.glob("*_ims.npy*"))
+
+
+def prepare(data, splits: list[str] | None = None, progress: bool = True) -> Path:
+    """The folder with the prepared features of a source; writes what is missing and goes on where it stopped.
+
+    data: a DataConfig. splits: those that are needed, None for all that the source has. Returns at once if they are
+    there. A folder of features, prepared or in the field's format, is used as it is. A second process waits.
+    DataError: see the sources; a `data.prepared` that holds other data, cannot be written, or a full disk.
+    """
+    folder = Path(data.folder) if data.folder else None
+    if data.source == "scenes":
+        is_features = folder is not None and folder.is_dir() and _has_features(folder)
+    else:
+        if folder is None:
+            raise DataError(f"the source {data.source} needs its folder: give data.folder, or --data on the command line")
+        kind = detect_source(folder)
+        is_features = kind in ("prepared", "precomp")
+        if data.source == "precomp" and not is_features:
+            raise DataError(f"{folder}: the source is precomp, but this is a {kind} folder; set data.source to {kind}")
+    if is_features:
+        for split in set(splits or []) - set(list_splits(folder)):
+            raise DataError(f"{folder}: no split {split!r}; there are {', '.join(list_splits(folder)) or 'none'}")
+        return folder
+    return _prepare_raw(data, folder, splits, progress)
+
+
+def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: bool) -> Path:
+    made_from = {key: getattr(data, key) for key in ("source", "backbone", "image_size", "precision")}
+    made_from |= {"windows": list(data.windows), "folder": str(folder.resolve()) if folder else None}
+    if data.source == "scenes":
+        from bssan_lib.data.scenes import RECIPE
+
+        made_from |= {"images": data.images, "seed": data.seed, "recipe": RECIPE}
+        available, source_state = SCENES, {}
+    else:
+        entities = Path(data.entities) if data.entities else None
+        available = list(split_files(folder))
+        source_state = {str(path.resolve()): sha256_of(path) for path in source_files(folder, entities)}
+        source_state |= {"entities": str(entities)} if entities else {}
+    for split in set(splits or []) - set(available):
+        raise DataError(f"{folder or 'scenes'}: no split {split!r}; there are {', '.join(available)}")
+    wanted = list(splits or available)
+    place = Path(data.prepared) if data.prepared else default_place(made_from)
+
+    if not _missing(place, wanted, made_from, source_state):
+        return place
+    with locked(place):
+        missing = _missing(place, wanted, made_from, source_state)  # another process may have just written them
+        if missing:
+            raws = _read_source(data, folder or place, missing, progress)
+            from bssan_lib.backbone import load_backbone  # torch is slow to import and not needed before
+
+            backbone = load_backbone(data.backbone, image_size=data.image_size, precision=data.precision,
+                                     windows=tuple(data.windows))
+            meta = {"source": data.source, "made_from": made_from, "split": {"source_state": source_state}}
+            for name in missing:
+                write_locked(place, raws[name], backbone, progress, meta)
+    return place
+
+
+def default_place(made_from: dict) -> Path:
+    """prepared/<source>-<8 hex> under the working directory; the hex tells settings and folders apart."""
+    text = json.dumps(made_from, sort_keys=True)
+    return Path("prepared") / f"{made_from['source']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _read_source(data, folder: Path, splits: list[str], progress: bool) -> dict[str, RawSplit]:
+    if data.source == "scenes":
+        from bssan_lib.data.scenes import scenes_source
+
+        return scenes_source(folder, data.images, data.seed, progress)
+    return flickr8k_source(folder, splits, Path(data.entities) if data.entities else None)
+
+
+def _missing(place: Path, wanted: list[str], made_from: dict, source_state: dict) -> list[str]:
+    """The splits still to be written, or to be written again because captions or annotations changed since."""
+    meta = read_meta(place) if place.is_dir() else None
+    if meta is None:
+        return wanted
+    stored = meta.get("made_from") or {}
+    differ = [key for key in {**stored, **made_from} if stored.get(key) != made_from.get(key)]
+    if differ:
+        what = "; ".join(f"{key} {stored.get(key)!r}, now {made_from.get(key)!r}" for key in differ)
+        raise DataError(f"{place}: prepared from other data ({what}); give another data.prepared")
+    return [name for name in wanted if not _is_current(place, meta["splits"].get(name), source_state)]
+
+
+def _is_current(place: Path, entry: dict | None, source_state: dict) -> bool:
+    if entry is None or entry.get("source_state") != source_state:
+        return False
+    try:
+        check_files(place, entry["files"])
+    except DataError:
+        return False
+    return True

@@ -1,0 +1,291 @@
+"""The prepared dataset: the field's own files (SCAN, VSRN, SGRAF read them) and beside them what they lack.
+
+Letters: N images, C captions, K regions, M objects, D feature size.
+
+    {split}_ims.npy [N, K, D]    {split}_caps.txt     {split}_ids.txt    {split}_cap2im.npy [C]
+    {split}_boxes.npy [N, K, 4]  {split}_objects.npy [N, M, D]           {split}_object_boxes.npy [N, M, 4]
+    {split}_phrases.jsonl        {split}_satisfies.npy [C, N]            meta.json
+
+A split exists once meta.json names it; that file is replaced last and whole.
+"""
+
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bssan_lib.data.extraction import extract_features, features_key
+from bssan_lib.data.files import (locked, open_array, read_lines, replace_array, replace_bytes, replace_json,
+                                  sha256_of, writing)
+from bssan_lib.data.images import open_image
+from bssan_lib.data.precomp import (FEATURES, check_cap2im, open_boxes, open_features, precomp_splits, read_captions,
+                                    read_ids)
+from bssan_lib.data.raw import Phrase, RawSplit
+from bssan_lib.data.vocabulary import tokenize
+from bssan_lib.errors import DataError
+
+FORMAT = "bssan-prepared-1"
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """One split. Arrays are read-only memory maps: index rows, never copy the whole."""
+
+    folder: Path
+    name: str
+    regions: np.ndarray  # [N, K, D] float16 or float32
+    objects: np.ndarray | None  # [N, M, D]; None: the objects are the regions
+    boxes: np.ndarray | None  # [N, K, 4] float32, x1 y1 x2 y2 as fractions of width and height
+    object_boxes: np.ndarray | None  # [N, M, 4] float32
+    captions: list[str]
+    cap2im: np.ndarray  # [C] int64
+    ids: list[str]  # N file names, or "row 0", "row 1" where none are known
+    phrases: list[Phrase] | None
+    satisfies: np.ndarray | None  # [C, N] bool
+    meta: dict  # all of meta.json; meta["backbone"]["grid"] is [rows, columns], or None for bottom-up regions
+
+    def image(self, row: int) -> Image.Image | None:
+        """The picture of an image row as RGB, or None where pictures are not at hand."""
+        stored = self.meta["splits"][self.name].get("image_folder")
+        path = self.folder / stored / self.ids[row] if stored else None  # an absolute path stays as it is
+        return open_image(path) if path and path.is_file() else None
+
+    def captions_of(self, row: int) -> np.ndarray:
+        """The rows of an image's captions, int64, ascending."""
+        return np.flatnonzero(self.cap2im == row)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{"images": N, "captions": C, "regions": K, "objects": M, "dimension": D}; M is K where objects are regions."""
+        objects = self.regions if self.objects is None else self.objects
+        return dict(images=len(self.regions), captions=len(self.captions), regions=self.regions.shape[1],
+                    objects=objects.shape[1], dimension=self.regions.shape[2])
+
+
+def read_meta(folder: Path) -> dict | None:
+    """meta.json of a prepared folder; None if there is none. DataError if it is damaged."""
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        form = meta["format"]
+        if not all(isinstance(meta[key], dict) for key in ("splits", "features", "backbone")):
+            raise TypeError("splits, features and backbone should be objects")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged or not of a prepared dataset ({error!r}); prepare the data again") from None
+    if form != FORMAT:
+        raise DataError(f"{path}: expected the format {FORMAT}, got {form!r}; prepare the data again")
+    return meta
+
+
+def list_splits(folder: Path | str) -> list[str]:
+    """The splits of a prepared folder or one in the field's format. DataError if the folder is missing."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected prepared features")
+    meta = read_meta(folder)
+    return list(meta["splits"]) if meta else precomp_splits(folder)
+
+
+def open_prepared(folder: Path | str, split: str) -> PreparedSplit:
+    """Opens a split of a prepared folder, or of a bare one in the field's format (f30k_precomp, coco_precomp).
+
+    Sizes and shapes are checked, checksums are not: see `verify_checksums`. DataError names the file and the row.
+    """
+    folder = Path(folder)
+    known = list_splits(folder)
+    if split not in known:
+        have = f"there are {', '.join(known)}" if known else "it holds none; was its preparation stopped?"
+        raise DataError(f"{folder}: no split {split!r} ({split}_ims.npy and {split}_caps.txt); {have}")
+    meta, repeats = read_meta(folder), 1
+    captions = read_captions(folder / f"{split}_caps.txt")
+    if meta:
+        check_files(folder, meta["splits"][split]["files"])
+        regions = open_array(folder / f"{split}_ims.npy", 3, "f", FEATURES)
+        cap2im = check_cap2im(folder / f"{split}_cap2im.npy", len(captions), len(regions))
+    else:
+        regions, cap2im, repeats = open_features(folder, split, len(captions))
+        meta = {"source": "precomp", "backbone": {"name": "precomputed", "grid": None},
+                "splits": {split: {"notes": {"rows_per_image": repeats}}}}
+    n, k, _ = regions.shape
+    objects = _open_objects(folder / f"{split}_objects.npy", regions)
+    return PreparedSplit(
+        folder=folder, name=split, regions=regions, objects=objects, captions=captions, cap2im=cap2im, meta=meta,
+        boxes=open_boxes(folder / f"{split}_boxes.npy", n, k, repeats),
+        object_boxes=None if objects is None else open_boxes(folder / f"{split}_object_boxes.npy", n, objects.shape[1]),
+        ids=read_ids(folder / f"{split}_ids.txt", n, repeats) or [f"row {row}" for row in range(n)],
+        phrases=_read_phrases(folder / f"{split}_phrases.jsonl", captions),
+        satisfies=_open_satisfies(folder / f"{split}_satisfies.npy", len(captions), n))
+
+
+def check_files(folder: Path, files: dict[str, dict]) -> None:
+    """DataError if a file that meta.json names is missing or of another size."""
+    for name, stored in files.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != stored["bytes"]:
+            found = "is missing" if size is None else f"has {size:,} bytes"
+            raise DataError(f"{path} {found}, but meta.json says {stored['bytes']:,} bytes; delete {folder} and "
+                            "prepare the data again")
+
+
+def verify_checksums(folder: Path | str) -> int:
+    """Reads every file of a prepared folder. Returns how many; DataError names the first that was changed."""
+    meta = read_meta(Path(folder))
+    if meta is None:
+        raise DataError(f"{folder}: no meta.json, so no checksums; only a prepared folder has them")
+    files = {name: stored for split in meta["splits"].values() for name, stored in split["files"].items()}
+    check_files(Path(folder), files)
+    for name, stored in files.items():
+        if sha256_of(Path(folder) / name) != stored["sha256"]:
+            raise DataError(f"{Path(folder) / name}: its checksum is not the one in meta.json: the file was changed or "
+                            "damaged after it was written; delete the folder and prepare the data again")
+    return len(files)
+
+
+def write_split(folder: Path | str, raw: RawSplit, backbone, progress: bool = True, meta: dict | None = None) -> None:
+    """Prepares a split: features (resumed if begun, kept if the images are the same), the other files, meta.json.
+
+    meta: further keys of meta.json; its key "split" holds further keys of this split's entry. A second process
+    waits for the first. DataError: a split that contradicts itself, another backbone than that of the folder's
+    other splits, a folder that cannot be written, a full disk.
+    """
+    with locked(Path(folder)):
+        write_locked(Path(folder), raw, backbone, progress, meta)
+
+
+def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True, extra: dict | None = None) -> None:
+    """`write_split` for a caller that holds the folder's lock already."""
+    _check_raw(raw)
+    extra = dict(extra or {})
+    entry = extra.pop("split", {})
+    descriptor = json.loads(json.dumps(backbone.descriptor))
+    meta = read_meta(folder) or {"format": FORMAT, "splits": {}, "features": {}, "backbone": descriptor}
+    if meta["backbone"] != descriptor:
+        differ = [key for key in {**meta["backbone"], **descriptor} if meta["backbone"].get(key) != descriptor.get(key)]
+        raise DataError(f"{folder}: its features were made with another backbone (differs in {', '.join(differ)}); "
+                        "give another folder for the prepared features")
+    meta.update(extra, versions=_versions())
+    key = features_key(raw, descriptor)
+    # meta.json forgets the split before a file of it changes, so that a kill leaves no mixture that looks whole.
+    meta["splits"].pop(raw.name, None)
+    if not _has_features(folder, meta, raw.name, key):
+        meta["features"].pop(raw.name, None)
+        _write(folder, replace_json, {"meta.json": meta})
+        features = extract_features(folder, raw, backbone, progress)
+        meta["features"][raw.name] = {"key": key, "files": _describe(features)}
+    _write(folder, replace_json, {"meta.json": meta})
+    others = _write_others(folder, raw, backbone)
+    files = {**meta["features"][raw.name]["files"], **_describe(others)}
+    inside = raw.image_folder.resolve().is_relative_to(folder.resolve())
+    place = raw.image_folder.resolve().relative_to(folder.resolve()) if inside else raw.image_folder.resolve()
+    meta["splits"][raw.name] = {**entry, "images": len(raw.ids), "captions": len(raw.captions), "notes": raw.notes,
+                                "image_folder": str(place), "files": files}
+    _write(folder, replace_json, {"meta.json": meta})
+
+
+def _write_others(folder: Path, raw: RawSplit, backbone) -> list[Path]:
+    """Every file of a split but its features; returns their paths."""
+    n, name = len(raw.ids), raw.name
+    captions = [" ".join(caption.replace("\r", "\n").split("\n")) for caption in raw.captions]
+    text = {f"{name}_caps.txt": captions, f"{name}_ids.txt": raw.ids}
+    arrays = {f"{name}_cap2im.npy": raw.cap2im.astype(np.int64),
+              f"{name}_boxes.npy": np.tile(np.asarray(backbone.boxes, np.float32), (n, 1, 1))}
+    if backbone.object_boxes is not None and len(backbone.object_boxes):
+        arrays[f"{name}_object_boxes.npy"] = np.tile(np.asarray(backbone.object_boxes, np.float32), (n, 1, 1))
+    if raw.satisfies is not None:
+        arrays[f"{name}_satisfies.npy"] = raw.satisfies.astype(bool)
+    if raw.phrases is not None:
+        text[f"{name}_phrases.jsonl"] = [json.dumps(vars(phrase)) for phrase in raw.phrases]
+    _write(folder, replace_bytes, {key: "".join(f"{line}\n" for line in lines).encode() for key, lines in text.items()})
+    _write(folder, replace_array, arrays)
+    for optional in ("object_boxes.npy", "satisfies.npy", "phrases.jsonl"):
+        if f"{name}_{optional}" not in {**text, **arrays}:
+            (folder / f"{name}_{optional}").unlink(missing_ok=True)
+    return [folder / key for key in {**text, **arrays}]
+
+
+def _write(folder: Path, how, contents: dict) -> None:
+    with writing(folder):
+        for name, content in contents.items():
+            how(folder / name, content)
+
+
+def _describe(paths: Iterable[Path]) -> dict[str, dict]:
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
+
+
+def _has_features(folder: Path, meta: dict, name: str, key: str) -> bool:
+    stored = meta["features"].get(name)
+    try:
+        return bool(stored) and stored["key"] == key and check_files(folder, stored["files"]) is None
+    except DataError:
+        return False
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("bssan", "numpy", "pillow", "torch"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            pass
+    return versions
+
+
+def _check_raw(raw: RawSplit) -> None:
+    """DataError if a source handed over a split that contradicts itself."""
+    n, c = len(raw.ids), len(raw.captions)
+    cap2im = np.asarray(raw.cap2im)
+    wrong = [f"caption {row} is empty" for row, caption in enumerate(raw.captions) if not caption.strip()]
+    if not n or cap2im.shape != (c,) or sorted(set(cap2im.tolist())) != list(range(n)):
+        wrong.append(f"cap2im of shape {list(cap2im.shape)} for {c} captions should name each of {n} images")
+    if raw.satisfies is not None and raw.satisfies.shape != (c, n):
+        wrong.append(f"satisfies has the shape {list(raw.satisfies.shape)} instead of {[c, n]}")
+    if wrong:
+        raise DataError(f"split {raw.name}: {wrong[0]}; the source is at fault")
+
+
+def _open_objects(path: Path, regions: np.ndarray) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    objects = open_array(path, 3, "f", "[images, objects, dimension]")
+    if (len(objects), objects.shape[2]) != (len(regions), regions.shape[2]):
+        raise DataError(f"{path}: the shape {list(objects.shape)} does not go with the regions' {list(regions.shape)}")
+    return objects
+
+
+def _open_satisfies(path: Path, captions: int, images: int) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    satisfies = open_array(path, 2, "b", "[captions, images]")
+    if satisfies.shape != (captions, images):
+        raise DataError(f"{path}: expected the shape {[captions, images]}, got {list(satisfies.shape)}")
+    return satisfies
+
+
+def _read_phrases(path: Path, captions: list[str]) -> list[Phrase] | None:
+    if not path.is_file():
+        return None
+    phrases, lengths = [], {}
+    for line, text in enumerate(read_lines(path), start=1):
+        try:
+            row = json.loads(text)
+            caption, words = int(row["caption"]), tuple(int(word) for word in row["words"])
+            boxes = tuple(tuple(float(side) for side in box) for box in row["boxes"])
+            if caption not in lengths:
+                lengths[caption] = len(tokenize(captions[caption]))
+            if caption < 0 or not words or not all(0 <= word < lengths[caption] for word in words):
+                raise ValueError(f"caption {caption} has no words {list(words)}")
+            if not boxes or any(len(box) != 4 for box in boxes):
+                raise ValueError("every phrase needs a box of four numbers")
+            phrases.append(Phrase(caption, words, str(row["type"]), boxes))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise DataError(f"{path}, line {line}: not a phrase of this split ({error})") from None
+    return phrases
