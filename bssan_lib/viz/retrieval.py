@@ -1,0 +1,151 @@
+"""What was found for a query: pictures for a caption, captions for a picture, right ones marked, failures shown.
+
+Letters: Q queries, R results shown of each, K regions. Scores come with the results; nothing is ranked here.
+"""
+
+import numpy as np
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from bssan_lib.errors import DataError
+from bssan_lib.viz.pictures import (
+    BAR, GAP, check_images, check_layout, colour_bar, dimmed, lay_over, shared_norm, show_picture,
+)
+from bssan_lib.viz.style import (
+    CROSS, NORMAL, RIGHT, SMALL, TICK, WRONG, column_width, label, new_figure, paper_style, place, plain,
+    text_width, wrap,
+)
+
+_LINE = 0.112  # inches between lines of text
+
+
+def retrieved_images(captions: list[str], images: list[list[Image.Image]], scores, right, *,
+                     own: list[tuple[Image.Image, int]] | None = None, attention: list | None = None,
+                     grid: tuple[int, int] = (7, 7), boxes=None, width: str | float = "two"):
+    """A row a caption: the pictures found for it, best first, with scores; right ones blue with a tick.
+
+    captions: Q. images: Q lists of R pictures. scores: [Q, R]. right: [Q, R] bool.
+    own: for each query its own picture and its rank, in a last column: what should have been found (failures).
+    attention: for each query R arrays [K] (a mean over words of W2R, say), laid over the pictures on one scale a
+    figure. grid, boxes [K, 4]: as for word_panels. Returns (figure, axes [Q, R (+ 1)], mappable or None).
+    DataError where shapes disagree.
+    """
+    scores, right = _check(captions, images, scores, right, "pictures")
+    norm, mappable = None, None
+    if attention is not None:
+        attention = np.array([[np.asarray(one, dtype=float) for one in row] for row in attention])
+        if attention.shape[:2] != scores.shape or attention.ndim != 3:
+            raise DataError(f"retrieved pictures: expected attention of shape {[*scores.shape, 'K']}, "
+                            f"got {list(attention.shape)}")
+        grid, boxes = check_layout(attention.shape[2], grid, boxes, "retrieved pictures")
+        norm = shared_norm(attention, None)
+    for row in images:
+        check_images(row, "retrieved pictures")
+    shown = [list(row) + ([own[q][0]] if own is not None else []) for q, row in enumerate(images)]
+    with paper_style():
+        full, found = column_width(width), scores.shape[1]
+        apart = 0.1 if own is not None else 0.0  # its own picture stands a little aside
+        queries = [wrap(caption, full - 2 * GAP, NORMAL, lines=2) for caption in captions]
+        heads = [0.06 + _LINE * (1 + query.count("\n")) for query in queries]
+        # The pictures of a row are equally tall; very narrow ones keep room for their score.
+        shares = [np.array([np.clip(one.width / one.height, 0.75, 2.5) for one in row]) for row in shown]
+        room = full - 2 * GAP - (len(shown[0]) - 1) * GAP - apart
+        tall = [min(room / share.sum(), 1.6) for share in shares]
+        figure = new_figure(full, sum(heads) + sum(tall) + 0.17 * len(tall) + (BAR if attention is not None else 0.02))
+        axes, down = np.empty((len(shown), len(shown[0])), dtype=object), 0.0
+        for q, row in enumerate(shown):
+            figure.text(GAP / full, 1 - (down + 0.03) / figure.get_figheight(), queries[q], va="top",
+                        parse_math=False, fontsize=NORMAL, linespacing=1.15)
+            down, across = down + heads[q], GAP
+            for r, image in enumerate(row):
+                wide, is_own = shares[q][r] * tall[q], r == found
+                one = axes[q, r] = place(figure, across + apart * is_own, down, wide, tall[q])
+                laid = attention is not None and not is_own
+                show_picture(one, dimmed(image) if laid else image, wide)
+                if laid:
+                    mappable = lay_over(one, image, attention[q, r], norm, grid, boxes)
+                if is_own:
+                    _frame(one, image, "black", "--")
+                    _below(one, image, f"own: rank {own[q][1]}", "black")
+                else:
+                    colour = RIGHT if right[q, r] else WRONG
+                    _frame(one, image, colour, "-" if right[q, r] else ":")
+                    _below(one, image, f"{TICK if right[q, r] else CROSS} {scores[q, r]:.3f}", colour)
+                across += wide + GAP
+            down += tall[q] + 0.17
+        if mappable is not None:
+            colour_bar(figure, mappable, "attention, mean over the words; sums to one over the regions")
+    return figure, axes, mappable
+
+
+def _frame(axes, image: Image.Image, colour: str, style: str) -> None:
+    axes.add_patch(Rectangle((0, 0), image.width, image.height, fill=False, edgecolor=colour, linewidth=1.4,
+                             linestyle=style, clip_on=False, gid="frame"))
+
+
+def _below(axes, image: Image.Image, text: str, colour: str) -> None:
+    axes.annotate(text, (image.width / 2, image.height), (0, -2.5), textcoords="offset points", ha="center",
+                  va="top", color=colour, fontsize=SMALL, annotation_clip=False, parse_math=False)
+
+
+def retrieved_captions(images: list[Image.Image], captions: list[list[str]], scores, right, *,
+                       own: list[tuple[str, int]] | None = None, width: str | float = "two"):
+    """A row a picture: the captions found for it, best first, with scores; right ones blue with a tick.
+
+    images: Q. captions: Q lists of R texts. scores: [Q, R]. right: [Q, R] bool.
+    own: for each query its best-placed own caption and that one's rank, on a last line (failures).
+    Returns (figure, axes [Q, 2: picture, captions], None). DataError where shapes disagree.
+    """
+    scores, right = _check(images, captions, scores, right, "captions")
+    check_images(images, "retrieved captions")
+    with paper_style():
+        full = column_width(width)
+        picture = min(0.3 * full, 1.5)
+        start = GAP + picture + 0.08
+        number = text_width(f"{CROSS} 0.0000 ", SMALL)
+        room = full - start - number - GAP
+        texts = [[wrap(text, room, SMALL, lines=2) for text in row] for row in captions]
+        lasts = [wrap(f"own, rank {rank}: {plain(text)}", room, SMALL, lines=2) for text, rank in own or []]
+        heights = []
+        for q, row in enumerate(texts):
+            lines = sum(1 + text.count("\n") for text in row) + (1 + lasts[q].count("\n") + 0.3 if lasts else 0)
+            heights.append(max(lines * _LINE + 0.03 * len(row), min(images[q].height / images[q].width, 1.3) * picture))
+        figure = new_figure(full, sum(heights) + 0.1 * len(heights) + 0.02)
+        axes, down = np.empty((len(images), 2), dtype=object), 0.06
+        for q, image in enumerate(images):
+            axes[q, 0] = place(figure, GAP, down, picture, heights[q])
+            show_picture(axes[q, 0], image, picture)
+            axes[q, 0].set_anchor("N")
+            one = axes[q, 1] = place(figure, start, down, full - start - GAP, heights[q])
+            one.set(xlim=(0, full - start - GAP), ylim=(heights[q], 0))
+            one.set_axis_off()
+            y = 0.0
+            for r, text in enumerate(texts[q]):
+                colour = RIGHT if right[q, r] else WRONG
+                mark = f"{TICK if right[q, r] else CROSS} {scores[q, r]:.3f}"
+                _lines(one, 0, y, mark, color=colour)
+                y = _lines(one, number, y, text, color=RIGHT if right[q, r] else "black") + 0.03
+            if lasts:
+                _lines(one, number, y + 0.3 * _LINE, lasts[q], style="italic")
+            down += heights[q] + 0.1
+    return figure, axes, None
+
+
+def _lines(axes, x: float, y: float, text: str, **settings) -> float:
+    """Lines of text from y inches downwards, baselines evenly apart whatever the letters; returns the next y."""
+    for line in text.split("\n"):
+        label(axes, x, y + 0.08, line, fontsize=SMALL, va="baseline", **settings)
+        y += _LINE
+    return y
+
+
+def _check(queries, results, scores, right, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and right as arrays [Q, R] that fit the queries and their results."""
+    scores, right = np.asarray(scores, dtype=float), np.asarray(right, dtype=bool)
+    shape = (len(queries), len(results[0]) if len(results) else 0)
+    if 0 in shape or scores.shape != shape or right.shape != shape or len(results) != shape[0] \
+            or any(len(row) != shape[1] for row in results):
+        raise DataError(f"retrieved {what}: expected Q queries, Q lists of R results, scores and right [Q, R]; got "
+                        f"{len(queries)} queries, lists of {[len(row) for row in results]}, scores "
+                        f"{list(scores.shape)}, right {list(right.shape)}")
+    return scores, right
