@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config, flatten, load_config, override, prepared_folder, save_config
-from .errors import ConfigError, RunError
+from .errors import ConfigError, DataError, RunError
 
 LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # names the run folder that the parent of this kernel holds
 OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities")  # None here means: as the run has it
@@ -85,12 +85,14 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
     if data:
         asked = override(asked, {"data.folder": str(resolve_path(data))})
     _refuse_other_settings(folder, stored, asked)
+    if not stored:
+        _check_data(asked)
     try:
         for inner in (folder, folder / "checkpoints", folder / "figures", folder / "notebooks"):
             inner.mkdir(parents=True, exist_ok=True)
         _lock(folder)
         if not stored:
-            stored = _with_absolute_paths(asked)
+            stored = absolute_paths(asked)
             save_config(stored, settings)
         if not (folder / "environment.json").exists():
             write_json(folder / "environment.json", describe_environment(stored.seed))
@@ -151,6 +153,17 @@ def resolve_path(path) -> Path:
     return candidates[0]
 
 
+def absolute_paths(config: Config) -> Config:
+    """A copy that means the same from any working directory; the place of the features is settled as well."""
+    config = override(config, {key: str(resolve_path(value)) for key, value in flatten(config).items()
+                               if key in OPTIONAL_PATHS and value is not None})
+    if config.data.source != "precomp":  # those are used in place
+        base = repository_root()
+        base = base if base and Path.cwd().is_relative_to(base) else Path.cwd()
+        config.data.prepared = str(base / prepared_folder(config.data))
+    return config
+
+
 def describe_environment(seed: int) -> dict:
     """Versions, device, commit and seed, JSON-able."""
     import torch
@@ -180,10 +193,21 @@ def write_json(path: Path, values: dict) -> None:
     os.replace(temporary, path)
 
 
+def _check_data(config: Config) -> None:
+    """Raises DataError for a data folder that holds no data, before a run is made that could only fail."""
+    if config.data.source == "scenes":
+        return
+    if config.data.folder is None:
+        raise DataError(f"the data source {config.data.source} needs its folder: give --data DIR or set data.folder")
+    from .data import detect_source
+
+    detect_source(resolve_path(config.data.folder))
+
+
 def _refuse_other_settings(folder: Path, stored: Config | None, asked: Config) -> None:
     if stored is None:
         return
-    old, new = flatten(stored), flatten(_with_absolute_paths(asked))
+    old, new = flatten(stored), flatten(absolute_paths(asked))
     said = flatten(asked)
     lines = [f"  {key}: {old[key]!r} in the run, {new[key]!r} now" for key in old
              if old[key] != new[key] and not (key in OPTIONAL_PATHS and said[key] is None)]
@@ -191,17 +215,6 @@ def _refuse_other_settings(folder: Path, stored: Config | None, asked: Config) -
         raise RunError(f"{folder} was made with other settings:\n" + "\n".join(lines) + "\n"
                        "Choose another run folder, delete this one, or open it without a configuration to go on "
                        "with its own settings.")
-
-
-def _with_absolute_paths(config: Config) -> Config:
-    """A copy that means the same from any working directory; the place of the features is settled as well."""
-    config = override(config, {key: str(resolve_path(value)) for key, value in flatten(config).items()
-                               if key in OPTIONAL_PATHS and value is not None})
-    if config.data.source != "precomp":  # those are used in place
-        base = repository_root()
-        base = base if base and Path.cwd().is_relative_to(base) else Path.cwd()
-        config.data.prepared = str(base / prepared_folder(config.data))
-    return config
 
 
 def _lock(folder: Path) -> None:
