@@ -25,7 +25,7 @@ from .errors import ConfigError
 class DataConfig:
     """Where pictures and captions come from and how a picture becomes regions."""
 
-    source: Literal["scenes", "flickr8k", "precomp"] = "scenes"
+    source: Literal["scenes", "flickr8k", "precomp"] = "scenes"  # drawn, photographs, or features in place
     folder: str | None = None  # the raw data (flickr8k, precomp); scenes: where pictures are drawn
     prepared: str | None = None  # where features are kept; None: prepared/<source>-<8 hex of these settings>
     images: int = 3000  # scenes only: how many are drawn
