@@ -9,7 +9,13 @@ from PIL import Image
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.pictures import (
-    add_box, add_true_boxes, check_boxes, check_images, panel_grid, panel_title, show_picture,
+    add_box,
+    add_true_boxes,
+    check_boxes,
+    check_images,
+    panel_grid,
+    panel_title,
+    show_picture,
 )
 from bssan_lib.viz.style import RIGHT, SMALL, check_weights, fit, label, paper_style
 
@@ -17,23 +23,35 @@ BOX = "#FFD23F"  # bright on any picture, with a dark rim
 _RIM = "black"
 
 
-def phrase_boxes(image: Image.Image, weights, boxes, phrases: str | list[str], *, most: int = 5,
-                 true_boxes: list | None = None, width: str | float = "one", columns: int | None = None):
+def phrase_boxes(
+    image: Image.Image,
+    weights,
+    boxes,
+    phrases: str | list[str],
+    *,
+    most: int = 5,
+    true_boxes: list | None = None,
+    width: str | float = "one",
+    columns: int | None = None,
+):
     """The heaviest regions of each phrase on the picture, weights printed, lines as wide as the weight.
 
-    weights: [K] for one phrase, or [P, K] for P phrases, each summing to one. boxes: [K, 4]. phrases: P titles.
-    most: how many regions. true_boxes: for each phrase boxes [any, 4], outlined in white.
+    weights: [K] for one phrase, or [P, K] for P phrases, each summing to one. boxes: [K, 4].
+    phrases: P titles. most: how many regions. true_boxes: for each phrase boxes [any, 4], outlined in white.
     Line widths share one scale: 3 points is the greatest weight of the figure.
     Returns (figure, axes [P], None). DataError where shapes disagree.
     """
     check_images([image], "boxes of a phrase")
     phrases = [phrases] if isinstance(phrases, str) else list(phrases)
-    weights = check_weights(np.atleast_2d(np.asarray(weights)), len(phrases), None, "boxes of a phrase: attention")
+    weights = check_weights(
+        np.atleast_2d(np.asarray(weights)), len(phrases), None, "boxes of a phrase: attention"
+    )
     boxes = check_boxes(boxes, weights.shape[1], "boxes of a phrase")
     highest = weights.max() or 1.0
     with paper_style():
-        figure, axes, panel = panel_grid(width, len(phrases), image.height / image.width, columns, narrowest=1.4,
-                                         widest=3.3)
+        figure, axes, panel = panel_grid(
+            width, len(phrases), image.height / image.width, columns, narrowest=1.4, widest=3.3
+        )
         for p, one in enumerate(axes):
             show_picture(one, image, panel)
             panel_title(one, phrases[p], panel)
@@ -42,8 +60,15 @@ def phrase_boxes(image: Image.Image, weights, boxes, phrases: str | list[str], *
             chosen = np.argsort(-weights[p], kind="stable")[:most]
             for region in chosen[::-1]:  # the heaviest on top
                 thick = 0.3 + 2.7 * weights[p, region] / highest
-                add_box(one, image, boxes[region], edgecolor=BOX, linewidth=thick, gid="region",
-                        path_effects=[withStroke(linewidth=thick + 0.8, foreground=_RIM)])
+                add_box(
+                    one,
+                    image,
+                    boxes[region],
+                    edgecolor=BOX,
+                    linewidth=thick,
+                    gid="region",
+                    path_effects=[withStroke(linewidth=thick + 0.8, foreground=_RIM)],
+                )
             _print_weights(one, image, weights[p], boxes, chosen, panel)
     return figure, np.array(axes), None
 
@@ -55,19 +80,40 @@ def _print_weights(axes, image: Image.Image, weights, boxes, chosen, panel: floa
     for region in chosen:
         x = min(boxes[region][0] * image.width, image.width - wide)
         y = min(boxes[region][1] * image.height, image.height - tall)
-        while any(abs(x - x0) < wide and abs(y - y0) < tall for x0, y0 in taken) and y < image.height - 2 * tall:
+        while (
+            any(abs(x - x0) < wide and abs(y - y0) < tall for x0, y0 in taken) and y < image.height - 2 * tall
+        ):
             y += tall / 4
         taken.append((x, y))
-        label(axes, x, y, f"{weights[region]:.2f}".lstrip("0"), fontsize=SMALL, ha="left", va="top", color="black",
-              bbox={"facecolor": BOX, "edgecolor": "none", "pad": 0.6}, zorder=4)
+        label(
+            axes,
+            x,
+            y,
+            f"{weights[region]:.2f}".lstrip("0"),
+            fontsize=SMALL,
+            ha="left",
+            va="top",
+            color="black",
+            bbox={"facecolor": BOX, "edgecolor": "none", "pad": 0.6},
+            zorder=4,
+        )
 
 
-def object_words(image: Image.Image, o2w, object_boxes, words: list[str], *, objects: list[int] | None = None,
-                 most: int = 3, width: str | float = "two", columns: int | None = None):
+def object_words(
+    image: Image.Image,
+    o2w,
+    object_boxes,
+    words: list[str],
+    *,
+    objects: list[int] | None = None,
+    most: int = 3,
+    width: str | float = "two",
+    columns: int | None = None,
+):
     """Objects on the picture, a panel each, with the words they find nearest and the weights of those.
 
     o2w: [M, T], each row sums to one over words. object_boxes: [M, 4]. words: T.
-    objects: which; by default the four whose heaviest word is heaviest, no two with the same one while others last.
+    objects: which; by default the four whose heaviest word is heaviest, each another word where possible.
     most: how many words. Returns (figure, axes [objects], None). DataError where shapes disagree.
     """
     check_images([image], "words of an object")
@@ -79,23 +125,57 @@ def object_words(image: Image.Image, o2w, object_boxes, words: list[str], *, obj
     most = min(most, len(words))
     line = 0.105
     with paper_style():
-        figure, axes, panel = panel_grid(width, len(objects), image.height / image.width, columns, narrowest=1.4,
-                                         widest=2.4, below=most * line + 0.04)
+        figure, axes, panel = panel_grid(
+            width,
+            len(objects),
+            image.height / image.width,
+            columns,
+            narrowest=1.4,
+            widest=2.4,
+            below=most * line + 0.04,
+        )
         for number, one in zip(objects, axes):
             show_picture(one, image, panel)
             panel_title(one, f"object {number}", panel)
-            add_box(one, image, object_boxes[number], edgecolor=BOX, linewidth=1.8, gid="object",
-                    path_effects=[withStroke(linewidth=2.6, foreground=_RIM)])
+            add_box(
+                one,
+                image,
+                object_boxes[number],
+                edgecolor=BOX,
+                linewidth=1.8,
+                gid="object",
+                path_effects=[withStroke(linewidth=2.6, foreground=_RIM)],
+            )
             unit = image.width / panel  # pixels an inch
             for rank, t in enumerate(np.argsort(-o2w[number], kind="stable")[:most]):
                 y = image.height + unit * (0.03 + line * (rank + 0.5))
                 start, long = 0.44 * panel, 0.56 * panel - 0.22
-                label(one, unit * (start - 0.04), y, fit(words[t], start - 0.05, SMALL), fontsize=SMALL, ha="right",
-                      va="center_baseline")
-                one.barh(y, unit * long * o2w[number, t], left=unit * start, height=unit * line * 0.6, color=RIGHT,
-                         clip_on=False)
-                label(one, unit * (start + long * o2w[number, t] + 0.03), y, f"{o2w[number, t]:.2f}".lstrip("0"),
-                      fontsize=SMALL, ha="left", va="center_baseline")
+                label(
+                    one,
+                    unit * (start - 0.04),
+                    y,
+                    fit(words[t], start - 0.05, SMALL),
+                    fontsize=SMALL,
+                    ha="right",
+                    va="center_baseline",
+                )
+                one.barh(
+                    y,
+                    unit * long * o2w[number, t],
+                    left=unit * start,
+                    height=unit * line * 0.6,
+                    color=RIGHT,
+                    clip_on=False,
+                )
+                label(
+                    one,
+                    unit * (start + long * o2w[number, t] + 0.03),
+                    y,
+                    f"{o2w[number, t]:.2f}".lstrip("0"),
+                    fontsize=SMALL,
+                    ha="left",
+                    va="center_baseline",
+                )
             one.set(xlim=(0, image.width), ylim=(image.height, 0))
     return figure, np.array(axes), None
 

@@ -8,8 +8,20 @@ from PIL import Image
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.pictures import (
-    BAR, HALO, add_box, add_true_boxes, check_boxes, check_images, check_layout, colour_bar, dimmed, lay_over,
-    panel_grid, panel_title, shared_norm, show_picture,
+    BAR,
+    HALO,
+    add_box,
+    add_true_boxes,
+    check_boxes,
+    check_images,
+    check_layout,
+    colour_bar,
+    dimmed,
+    lay_over,
+    panel_grid,
+    panel_title,
+    shared_norm,
+    show_picture,
 )
 from bssan_lib.viz.style import SERIES, SMALL, check_weights, label, paper_style
 
@@ -17,11 +29,21 @@ WORD_SUMS = "attention; each word's sums to one over the regions"
 HIDDEN = {"<pad>"}
 
 
-def word_panels(image: Image.Image, weights, words: list[str], grid: tuple[int, int] = (7, 7), boxes=None,
-                true_boxes: dict | None = None, only: list[int] | None = None, caption: str = "",
-                width: str | float = "two", columns: int | None = None, top: float | None = None,
-                text: str = WORD_SUMS):
-    """The picture, then a panel a word (or phrase) with its attention laid over the dimmed picture, on one scale.
+def word_panels(
+    image: Image.Image,
+    weights,
+    words: list[str],
+    grid: tuple[int, int] = (7, 7),
+    boxes=None,
+    true_boxes: dict | None = None,
+    only: list[int] | None = None,
+    caption: str = "",
+    width: str | float = "two",
+    columns: int | None = None,
+    top: float | None = None,
+    text: str = WORD_SUMS,
+):
+    """The picture, then a panel a word (or phrase): its attention over the dimmed picture, on one scale.
 
     weights: W2R attention [T, K], rows summing to one. words: T titles of the panels; padding is left out.
     grid: rows and columns of the K cells; boxes [K, 4] instead, for regions that are no grid.
@@ -38,8 +60,9 @@ def word_panels(image: Image.Image, weights, words: list[str], grid: tuple[int, 
         raise DataError(f"word panels: expected at least one of {len(words)} words to show, got rows {shown}")
     norm = shared_norm(weights[shown], top)
     with paper_style():
-        figure, axes, panel = panel_grid(width, len(shown) + 1, image.height / image.width, columns, bottom=BAR,
-                                         header=caption)
+        figure, axes, panel = panel_grid(
+            width, len(shown) + 1, image.height / image.width, columns, bottom=BAR, header=caption
+        )
         show_picture(axes[0], image, panel)
         panel_title(axes[0], "picture", panel, style="italic")
         background = dimmed(image)
@@ -52,8 +75,14 @@ def word_panels(image: Image.Image, weights, words: list[str], grid: tuple[int, 
     return figure, np.array(axes), mappable
 
 
-def region_grid(image: Image.Image, boxes=None, grid: tuple[int, int] = (7, 7), object_boxes=None,
-                objects: list[int] | None = None, width: str | float = "two"):
+def region_grid(
+    image: Image.Image,
+    boxes=None,
+    grid: tuple[int, int] = (7, 7),
+    object_boxes=None,
+    objects: list[int] | None = None,
+    width: str | float = "two",
+):
     """What the model looks at: the K regions over the picture with their numbers, and beside it some objects.
 
     boxes: [K, 4] for regions that are no grid. object_boxes: [M, 4] or None, for one panel alone.
@@ -67,8 +96,9 @@ def region_grid(image: Image.Image, boxes=None, grid: tuple[int, int] = (7, 7), 
         boxes = np.stack([x, y, x + 1 / columns, y + 1 / rows], axis=-1).reshape(-1, 4)
     boxes = check_boxes(boxes, None, "region grid")
     with paper_style():
-        figure, axes, panel = panel_grid(width, 1 if object_boxes is None else 2, image.height / image.width,
-                                         narrowest=1.5, widest=3.4)
+        figure, axes, panel = panel_grid(
+            width, 1 if object_boxes is None else 2, image.height / image.width, narrowest=1.5, widest=3.4
+        )
         show_picture(axes[0], image, panel)
         panel_title(axes[0], f"{len(boxes)} regions", panel)
         for number, box in enumerate(boxes):

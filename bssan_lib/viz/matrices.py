@@ -1,31 +1,52 @@
-"""Attention as numbers: matrices of words, regions and objects on one scale, and lines that join them.
+"""Attention as numbers: matrices of words, regions and objects, on one scale.
 
-Letters: K regions, M objects, T words. W2R is [T, K], each row sums to one over regions; O2W is [M, T], each row
-sums to one over words. Boxes are x1 y1 x2 y2 as fractions of the picture's width and height.
+Letters: K regions, M objects, T words. W2R is [T, K], each row sums to one over regions; O2W is [M, T], each
+row sums to one over words.
 """
 
 import numpy as np
-from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize
 
 from bssan_lib.errors import DataError
-from bssan_lib.viz.pictures import BAR, check_boxes, check_images, colour_bar, shared_norm
+from bssan_lib.viz.pictures import BAR, colour_bar, shared_norm
 from bssan_lib.viz.style import (
-    NORMAL, RIGHT, SEQUENTIAL, SMALL, check_weights, column_width, fading, finish, fit, label, new_figure,
-    paper_style, place, plain, text_width,
+    NORMAL,
+    SEQUENTIAL,
+    SMALL,
+    check_weights,
+    column_width,
+    finish,
+    fit,
+    label,
+    new_figure,
+    paper_style,
+    place,
+    plain,
+    text_width,
 )
 
 BOTH_SUMS = "attention; the rows of either matrix sum to one"
 WIDEST_NAME = 0.62  # inches that the names of rows and columns may take
 
 
-def matrix_panel(values, rows: list[str] | None = None, columns: list[str] | None = None, *, title: str = "",
-                 row_title: str = "", column_title: str = "", text: str = "", annotate: bool | str = False,
-                 width: str | float = "one", norm: Normalize | None = None, axes=None):
+def matrix_panel(
+    values,
+    rows: list[str] | None = None,
+    columns: list[str] | None = None,
+    *,
+    title: str = "",
+    row_title: str = "",
+    column_title: str = "",
+    text: str = "",
+    annotate: bool | str = False,
+    width: str | float = "one",
+    norm: Normalize | None = None,
+    axes=None,
+):
     """A matrix [rows, columns], row 0 on top: the vector form of `imshow`.
 
-    rows, columns: names; without them a few indices are printed. text: what the colour bar says; without it there
-    is none. annotate: True prints each number with two decimals; or a format such as ".3f".
+    rows, columns: names; without them a few indices are printed. text: what the colour bar says; without it
+    there is none. annotate: True prints each number with two decimals; or a format such as ".3f".
     norm: a shared scale; by default from 0, or the least where it is negative, to the greatest value.
     axes: draw there, without a colour bar, instead of in a new figure.
     Returns (figure, axes, mappable). DataError where the shape is no matrix or the names are not as many.
@@ -42,8 +63,17 @@ def matrix_panel(values, rows: list[str] | None = None, columns: list[str] | Non
         norm = Normalize(low, high if high > low else low + 1.0)
     with paper_style():
         if axes is None:
-            figure, axes = _one_matrix(column_width(width), values, rows, columns, title, row_title, column_title,
-                                       bool(text), bool(annotate))
+            figure, axes = _one_matrix(
+                column_width(width),
+                values,
+                rows,
+                columns,
+                title,
+                row_title,
+                column_title,
+                bool(text),
+                bool(annotate),
+            )
         else:
             figure, text = axes.figure, ""
         mappable = axes.pcolormesh(values, cmap=SEQUENTIAL, norm=norm, linewidth=0)
@@ -63,11 +93,17 @@ def matrix_panel(values, rows: list[str] | None = None, columns: list[str] | Non
     return figure, axes, mappable
 
 
-def _one_matrix(full: float, values, rows, columns, title, row_title, column_title, bar: bool, annotate: bool):
+def _one_matrix(
+    full: float, values, rows, columns, title, row_title, column_title, bar: bool, annotate: bool
+):
     """A figure with room for names, titles and a colour bar around one matrix."""
     left = _room(rows) + (0.14 if row_title else 0.0) + 0.06
     wide = full - left - 0.06
-    below = (_room(columns) if columns and _upright(columns, wide) else 0.13) + (0.13 if column_title else 0.0) + 0.04
+    below = (
+        (_room(columns) if columns and _upright(columns, wide) else 0.13)
+        + (0.13 if column_title else 0.0)
+        + 0.04
+    )
     tall = min(max(len(values) * (0.19 if annotate else 0.115), 0.5), 8.0)
     above = 0.17 if title else 0.05
     figure = new_figure(full, above + tall + below + (BAR if bar else 0.0))
@@ -76,8 +112,9 @@ def _one_matrix(full: float, values, rows, columns, title, row_title, column_tit
 
 def _room(names: list[str] | None) -> float:
     """Inches that names (or a few indices) need, at most WIDEST_NAME."""
-    return 0.06 + min(max((text_width(plain(name), SMALL) for name in names), default=0.0) if names else 0.14,
-                      WIDEST_NAME)
+    return 0.06 + min(
+        max((text_width(plain(name), SMALL) for name in names), default=0.0) if names else 0.14, WIDEST_NAME
+    )
 
 
 def _upright(names: list[str], inches: float) -> bool:
@@ -86,7 +123,7 @@ def _upright(names: list[str], inches: float) -> bool:
 
 
 def _name_cells(axis, names: list[str] | None, count: int, inches: float, along_x: bool) -> None:
-    """Ticks at the middles of cells. Names shrink to their cells down to 4.5 points; past that some are left out."""
+    """Ticks at the middles of cells. Names shrink to their cells, to 4.5 points; then some are left out."""
     size = float(np.clip(inches / count * 72 * 0.9, 4.5, SMALL))
     if names is None:
         room = 0.17 if along_x else 0.1
@@ -97,15 +134,25 @@ def _name_cells(axis, names: list[str] | None, count: int, inches: float, along_
         names = [fit(name, WIDEST_NAME, size) for name in names]
     settings = {"rotation": 90} if along_x and step == 1 and _upright(names, inches) else {}
     chosen = range(0, count, step)
-    axis.set_ticks([i + 0.5 for i in chosen], [names[i] for i in chosen], parse_math=False, fontsize=size, **settings)
+    axis.set_ticks(
+        [i + 0.5 for i in chosen], [names[i] for i in chosen], parse_math=False, fontsize=size, **settings
+    )
     axis.set_tick_params(length=1.5)
 
 
 def _print_numbers(axes, values: np.ndarray, norm: Normalize, form: str) -> None:
     for row, column in np.ndindex(values.shape):
         colour = "white" if norm(values[row, column]) < 0.55 else "black"
-        label(axes, column + 0.5, row + 0.5, format(values[row, column], form), color=colour, fontsize=SMALL,
-              ha="center", va="center")
+        label(
+            axes,
+            column + 0.5,
+            row + 0.5,
+            format(values[row, column], form),
+            color=colour,
+            fontsize=SMALL,
+            ha="center",
+            va="center",
+        )
 
 
 def alignment(attention, *, title: str = "", width: str | float = "two", top: float | None = None):
@@ -126,86 +173,24 @@ def alignment(attention, *, title: str = "", width: str | float = "two", top: fl
         tall = float(np.clip(max(len(words) * 0.115, len(o2w) * 0.05), 1.0, 6.0))
         figure = new_figure(full, head + 0.2 + tall + below + BAR)
         if title:
-            figure.text(0.5, 1 - 0.04 / figure.get_figheight(), fit(title, full - 0.1), parse_math=False, va="top",
-                        ha="center", fontsize=NORMAL)
-        axes = [place(figure, left, head + 0.2, wide, tall),
-                place(figure, left + wide + middle, head + 0.2, wide, tall)]
+            figure.text(
+                0.5,
+                1 - 0.04 / figure.get_figheight(),
+                fit(title, full - 0.1),
+                parse_math=False,
+                va="top",
+                ha="center",
+                fontsize=NORMAL,
+            )
+        axes = [
+            place(figure, left, head + 0.2, wide, tall),
+            place(figure, left + wide + middle, head + 0.2, wide, tall),
+        ]
         matrix_panel(w2r, rows=words, title="W2R", column_title="region", norm=norm, axes=axes[0])
-        _, _, mappable = matrix_panel(o2w, columns=words, title="O2W", row_title="object", column_title="word",
-                                      norm=norm, axes=axes[1])
-        colour_bar(figure, mappable, BOTH_SUMS, over=max(w2r.max(), o2w.max()) > norm.vmax, over_picture=False)
+        _, _, mappable = matrix_panel(
+            o2w, columns=words, title="O2W", row_title="object", column_title="word", norm=norm, axes=axes[1]
+        )
+        colour_bar(
+            figure, mappable, BOTH_SUMS, over=max(w2r.max(), o2w.max()) > norm.vmax, over_picture=False
+        )
     return figure, np.array(axes), mappable
-
-
-def links(attention, *, image=None, boxes=None, object_boxes=None, most: int = 10, title: str = "",
-          width: str | float = "two", top: float | None = None):
-    """Two columns joined by lines, opacity by weight: words to regions (W2R), and objects to words (O2W).
-
-    attention: has w2r [T, K], o2w [M, T], words. most: how many regions and objects are shown, those with the
-    heaviest line, in their own order. image with boxes [K, 4] and object_boxes [M, 4]: shows what they hold.
-    top: end of the scale. Returns (figure, axes [2], mappable). DataError where shapes disagree.
-    """
-    words = list(attention.words)
-    w2r = check_weights(attention.w2r, len(words), None, "links: W2R")
-    o2w = check_weights(attention.o2w, None, len(words), "links: O2W")
-    norm = shared_norm(np.concatenate([w2r.ravel(), o2w.ravel()]), top)
-    boxes = None if boxes is None or image is None else check_boxes(boxes, w2r.shape[1], "links: regions")
-    object_boxes = None if object_boxes is None or image is None else check_boxes(object_boxes, len(o2w),
-                                                                                  "links: objects")
-    if image is not None:
-        check_images([image], "links")
-    with paper_style():
-        full, head = column_width(width), 0.17 if title else 0.0
-        shown = min(most, max(w2r.shape[1], len(o2w)))
-        tall = max(len(words) * 0.125, shown * (0.125 if image is None else 0.24))
-        figure = new_figure(full, head + 0.2 + tall + 0.05 + BAR)
-        if title:
-            figure.text(0.5, 1 - 0.04 / figure.get_figheight(), fit(title, full - 0.1), parse_math=False, va="top",
-                        ha="center", fontsize=NORMAL)
-        half = full / 2
-        axes = [place(figure, half * side + 0.05, head + 0.2, half - 0.1, tall) for side in (0, 1)]
-        mappables = [_join(axes[0], w2r, words, "region", most, norm, half - 0.1, tall, image, boxes),
-                     _join(axes[1], o2w.T, words, "object", most, norm, half - 0.1, tall, image, object_boxes)]
-        axes[0].set_title(f"W2R, {min(most, w2r.shape[1])} of {w2r.shape[1]}", parse_math=False)
-        axes[1].set_title(f"O2W, {min(most, len(o2w))} of {len(o2w)}", parse_math=False)
-        colour_bar(figure, mappables[0], "attention; sums to one over all regions (W2R), all words (O2W)",
-                   over=max(w2r.max(), o2w.max()) > norm.vmax, over_picture=False)
-    return figure, np.array(axes), mappables[0]
-
-
-def _join(axes, weights, words, name, most, norm, wide, tall, image, boxes):
-    """Words on the left, the `most` heaviest of the others on the right, lines [T x shown] with opacity by weight."""
-    chosen = np.sort(np.argsort(-weights.max(axis=0), kind="stable")[:most])
-    axes.set(xlim=(0, wide), ylim=(tall, 0))
-    axes.set_axis_off()
-    left = min(max(text_width(plain(word), SMALL) for word in words), wide * 0.42)
-    thumb = 0.3 if image is not None and boxes is not None else 0.0
-    right = wide - text_width("00", SMALL) - thumb - 0.08
-    word_y = (np.arange(len(words)) + 0.5) * tall / len(words)
-    other_y = (np.arange(len(chosen)) + 0.5) * tall / len(chosen)
-    for y, word in zip(word_y, words):
-        label(axes, left, y, fit(word, left + 0.01, SMALL), fontsize=SMALL, ha="right", va="center")
-    for y, number in zip(other_y, chosen):
-        label(axes, right + 0.04, y, str(number), fontsize=SMALL, ha="left", va="center")
-        if thumb:
-            _thumbnail(axes, image, boxes[number], wide - thumb / 2, y, thumb, min(0.22, tall / len(chosen) - 0.02))
-    label(axes, wide, -0.02, name, fontsize=SMALL, ha="right", va="bottom", style="italic")
-    pairs = [(t, place, weights[t, number]) for t in range(len(words)) for place, number in enumerate(chosen)]
-    pairs.sort(key=lambda pair: pair[2])  # heavy lines over faint ones
-    lines = LineCollection([[(left + 0.03, word_y[t]), (right, other_y[place])] for t, place, _ in pairs],
-                           array=np.array([weight for _, _, weight in pairs]), cmap=fading(to_rgb(RIGHT)), norm=norm,
-                           linewidths=0.9, capstyle="round")
-    axes.add_collection(lines, autolim=False)
-    return lines
-
-
-def _thumbnail(axes, image, box, x: float, y: float, wide: float, tall: float) -> None:
-    """What a box holds, at true aspect, within wide x tall inches around (x, y)."""
-    crop = image.crop((int(box[0] * image.width), int(box[1] * image.height),
-                       max(int(np.ceil(box[2] * image.width)), int(box[0] * image.width) + 1),
-                       max(int(np.ceil(box[3] * image.height)), int(box[1] * image.height) + 1))).convert("RGB")
-    scale = min(wide / crop.width, tall / crop.height)
-    half_wide, half_tall = crop.width * scale / 2, crop.height * scale / 2
-    crop.thumbnail((120, 120))
-    axes.imshow(np.asarray(crop), extent=(x - half_wide, x + half_wide, y + half_tall, y - half_tall), aspect="auto",
-                clip_on=False)

@@ -1,4 +1,4 @@
-"""What figures with pictures are made of: panels at true aspect, dimmed pictures, boxes, attention laid over, a bar.
+"""What figures with pictures are made of: panels at true aspect, dimmed pictures, boxes, attention, a bar.
 
 Letters: K regions. Boxes are x1 y1 x2 y2 as fractions of the picture's width and height.
 """
@@ -14,13 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from bssan_lib.errors import DataError
-from bssan_lib.viz.style import (
-    NORMAL, SMALL, attention_colours, column_width, fit, new_figure, place, wrap,
-)
+from bssan_lib.viz.style import NORMAL, SMALL, attention_colours, column_width, fit, new_figure, place, wrap
 
 DIM, DIM_FACE = 0.5, "#404040"  # brightness kept under attention; what the middle of a picture becomes
 TITLE, GAP, BAR = 0.15, 0.05, 0.36  # inches: a panel's title, between panels, the colour bar with its words
-HALO = [withStroke(linewidth=1.8, foreground="black")]  # makes white lines and letters readable on any picture
+HALO = [withStroke(linewidth=1.8, foreground="black")]  # white stays readable on any picture
 
 
 def dimmed(image: Image.Image) -> Image.Image:
@@ -46,22 +44,32 @@ def check_boxes(boxes, count: int | None, what: str) -> np.ndarray:
     """Boxes as float64 [count, 4], corners in order. DataError otherwise."""
     array = np.asarray(boxes, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != 4 or count not in (None, len(array)):
-        raise DataError(f"{what}: expected boxes of shape [{'any' if count is None else count}, 4] as x1 y1 x2 y2, "
-                        f"got {list(array.shape)}")
+        raise DataError(
+            f"{what}: expected boxes of shape [{'any' if count is None else count}, 4] as x1 y1 x2 y2, "
+            f"got {list(array.shape)}"
+        )
     wrong = ~np.isfinite(array).all(1) | (array[:, 2] < array[:, 0]) | (array[:, 3] < array[:, 1])
     wrong |= (array < -0.01).any(1) | (array > 1.01).any(1)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{what}: expected fractions of the picture from 0 to 1 with x1 <= x2 and y1 <= y2, "
-                        f"got {array[row].tolist()} in row {row}; divide pixels by the picture's width and height")
+        raise DataError(
+            f"{what}: expected fractions of the picture from 0 to 1 with x1 <= x2 and y1 <= y2, "
+            f"got {array[row].tolist()} in row {row}; divide pixels by the picture's width and height"
+        )
     return array
 
 
 def add_box(axes, image: Image.Image, box, **settings) -> Rectangle:
     """Outlines a box given in fractions, in the picture's pixels; returns the rectangle."""
     (width, height), (x1, y1, x2, y2) = image.size, (float(side) for side in box)
-    return axes.add_patch(Rectangle((x1 * width, y1 * height), (x2 - x1) * width, (y2 - y1) * height,
-                                    **{"fill": False, "joinstyle": "miter", **settings}))
+    return axes.add_patch(
+        Rectangle(
+            (x1 * width, y1 * height),
+            (x2 - x1) * width,
+            (y2 - y1) * height,
+            **{"fill": False, "joinstyle": "miter", **settings},
+        )
+    )
 
 
 def add_true_boxes(axes, image: Image.Image, boxes) -> None:
@@ -73,15 +81,21 @@ def add_true_boxes(axes, image: Image.Image, boxes) -> None:
 def lay_over(axes, image: Image.Image, weights, norm: Normalize, grid=(7, 7), boxes=None) -> ScalarMappable:
     """Attention [K] over axes that hold a dimmed picture: cells of a grid, or the outlines of boxes [K, 4].
 
-    Boxes overlap, and areas filled one over the other would mix their colours: lines are as wide and as opaque
-    as the weight, the heaviest drawn last. Returns the mappable.
+    Boxes overlap, and areas filled one over the other would mix their colours: lines are as wide and as
+    opaque as the weight, the heaviest drawn last. Returns the mappable.
     """
     colours, (width, height) = attention_colours(), image.size
     weights = np.asarray(weights, dtype=np.float64)
     if boxes is None:
         rows, columns = grid
-        return axes.pcolormesh(np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1),
-                               weights.reshape(rows, columns), cmap=colours, norm=norm, linewidth=0)
+        return axes.pcolormesh(
+            np.linspace(0, width, columns + 1),
+            np.linspace(0, height, rows + 1),
+            weights.reshape(rows, columns),
+            cmap=colours,
+            norm=norm,
+            linewidth=0,
+        )
     for region in np.argsort(weights, kind="stable"):
         strength = float(np.clip(norm(weights[region]), 0, 1))
         add_box(axes, image, boxes[region], edgecolor=colours(strength), linewidth=0.2 + 2.3 * strength)
@@ -91,12 +105,14 @@ def lay_over(axes, image: Image.Image, weights, norm: Normalize, grid=(7, 7), bo
 
 
 def check_layout(regions: int, grid, boxes, what: str):
-    """(grid, boxes) for K regions: given boxes are checked, else the grid must have K cells. DataError otherwise."""
+    """(grid, boxes) for K regions: boxes are checked, or else the grid has K cells. DataError otherwise."""
     if boxes is not None:
         return grid, check_boxes(boxes, regions, f"boxes of {what}")
     if len(grid) != 2 or grid[0] * grid[1] != regions:
-        raise DataError(f"{what}: {regions} regions do not fill a grid of {tuple(grid)}; "
-                        "pass the right grid, or boxes for regions that are none")
+        raise DataError(
+            f"{what}: {regions} regions do not fill a grid of {tuple(grid)}; "
+            "pass the right grid, or boxes for regions that are none"
+        )
     return grid, None
 
 
@@ -106,8 +122,18 @@ def shared_norm(weights: np.ndarray, top: float | None) -> Normalize:
     return Normalize(0.0, highest if highest > 0 else 1.0)
 
 
-def panel_grid(width: str | float, count: int, aspect: float, columns: int | None = None, *, bottom: float = 0.0,
-               below: float = 0.0, header: str = "", narrowest: float = 0.8, widest: float = 2.4):
+def panel_grid(
+    width: str | float,
+    count: int,
+    aspect: float,
+    columns: int | None = None,
+    *,
+    bottom: float = 0.0,
+    below: float = 0.0,
+    header: str = "",
+    narrowest: float = 0.8,
+    widest: float = 2.4,
+):
     """A figure with `count` axes, centred, in rows as even as possible.
 
     aspect: height over width of a panel. columns: by default as many as fit at `narrowest` inches each.
@@ -124,11 +150,22 @@ def panel_grid(width: str | float, count: int, aspect: float, columns: int | Non
     pitch = TITLE + tall + below + GAP
     figure = new_figure(full, head + rows * pitch + bottom)
     if header:
-        figure.text(GAP / full, 1 - 0.03 / figure.get_figheight(), header, parse_math=False, va="top",
-                    fontsize=NORMAL, linespacing=1.15)
+        figure.text(
+            GAP / full,
+            1 - 0.03 / figure.get_figheight(),
+            header,
+            parse_math=False,
+            va="top",
+            fontsize=NORMAL,
+            linespacing=1.15,
+        )
     left = (full - columns * panel - (columns - 1) * GAP) / 2
-    axes = [place(figure, left + (i % columns) * (panel + GAP), head + TITLE + (i // columns) * pitch, panel, tall)
-            for i in range(count)]
+    axes = [
+        place(
+            figure, left + (i % columns) * (panel + GAP), head + TITLE + (i // columns) * pitch, panel, tall
+        )
+        for i in range(count)
+    ]
     return figure, axes, panel
 
 
@@ -138,9 +175,9 @@ def panel_title(axes, text: object, inches: float, **settings) -> None:
 
 
 def colour_bar(figure, mappable, text: str, over: bool = False, over_picture: bool = True):
-    """A colour bar in the lowest BAR inches of the figure, which says in words what is shown; returns its axes.
+    """A colour bar in the lowest BAR inches of the figure, which says what is shown; returns its axes.
 
-    over: some value lies beyond the scale, which gets an arrow. over_picture: its ground is dark, as the pictures are.
+    over: a value lies beyond the scale, which gets an arrow. over_picture: its ground is dark, too.
     """
     full, tall = figure.get_size_inches()
     long = min(2.6, full - 0.4)
@@ -156,9 +193,11 @@ def colour_bar(figure, mappable, text: str, over: bool = False, over_picture: bo
 
 
 def check_images(images, what: str) -> list[Image.Image]:
-    """A list of PIL images. DataError where one is missing, as prepared features may come without pictures."""
+    """A list of PIL images. DataError where one is missing: features may come without pictures."""
     for row, image in enumerate(images):
         if not isinstance(image, Image.Image):
-            raise DataError(f"{what}: expected a PIL image in row {row}, got {type(image).__name__}; "
-                            "this data may have been prepared without pictures")
+            raise DataError(
+                f"{what}: expected a PIL image in row {row}, got {type(image).__name__}; "
+                "this data may have been prepared without pictures"
+            )
     return list(images)

@@ -1,4 +1,4 @@
-"""What was found for a query: pictures for a caption, captions for a picture, right ones marked, failures shown.
+"""What was found for a query: pictures for a caption, captions for a picture, right ones marked, failures.
 
 Letters: Q queries, R results shown of each, K regions. Scores come with the results; nothing is ranked here.
 """
@@ -9,25 +9,54 @@ from PIL import Image
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.pictures import (
-    BAR, GAP, check_images, check_layout, colour_bar, dimmed, lay_over, shared_norm, show_picture,
+    BAR,
+    GAP,
+    check_images,
+    check_layout,
+    colour_bar,
+    dimmed,
+    lay_over,
+    shared_norm,
+    show_picture,
 )
 from bssan_lib.viz.style import (
-    CROSS, NORMAL, RIGHT, SMALL, TICK, WRONG, column_width, label, new_figure, paper_style, place, plain,
-    text_width, wrap,
+    CROSS,
+    NORMAL,
+    RIGHT,
+    SMALL,
+    TICK,
+    WRONG,
+    column_width,
+    label,
+    new_figure,
+    paper_style,
+    place,
+    plain,
+    text_width,
+    wrap,
 )
 
 _LINE = 0.112  # inches between lines of text
 
 
-def retrieved_images(captions: list[str], images: list[list[Image.Image]], scores, right, *,
-                     own: list[tuple[Image.Image, int]] | None = None, attention: list | None = None,
-                     grid: tuple[int, int] = (7, 7), boxes=None, width: str | float = "two"):
+def retrieved_images(
+    captions: list[str],
+    images: list[list[Image.Image]],
+    scores,
+    right,
+    *,
+    own: list[tuple[Image.Image, int]] | None = None,
+    attention: list | None = None,
+    grid: tuple[int, int] = (7, 7),
+    boxes=None,
+    width: str | float = "two",
+):
     """A row a caption: the pictures found for it, best first, with scores; right ones blue with a tick.
 
     captions: Q. images: Q lists of R pictures. scores: [Q, R]. right: [Q, R] bool.
-    own: for each query its own picture and its rank, in a last column: what should have been found (failures).
-    attention: for each query R arrays [K] (a mean over words of W2R, say), laid over the pictures on one scale a
-    figure. grid, boxes [K, 4]: as for word_panels. Returns (figure, axes [Q, R (+ 1)], mappable or None).
+    own: for each query its own picture and its rank, in a last column: what should have been found.
+    attention: for each query R arrays [K] (means over words of W2R), laid over the pictures on one scale.
+    grid, boxes [K, 4]: as for word_panels. Returns (figure, axes [Q, R (+ 1)], mappable or None).
     DataError where shapes disagree.
     """
     scores, right = _check(captions, images, scores, right, "pictures")
@@ -35,8 +64,10 @@ def retrieved_images(captions: list[str], images: list[list[Image.Image]], score
     if attention is not None:
         attention = np.array([[np.asarray(one, dtype=float) for one in row] for row in attention])
         if attention.shape[:2] != scores.shape or attention.ndim != 3:
-            raise DataError(f"retrieved pictures: expected attention of shape {[*scores.shape, 'K']}, "
-                            f"got {list(attention.shape)}")
+            raise DataError(
+                f"retrieved pictures: expected attention of shape {[*scores.shape, 'K']}, "
+                f"got {list(attention.shape)}"
+            )
         grid, boxes = check_layout(attention.shape[2], grid, boxes, "retrieved pictures")
         norm = shared_norm(attention, None)
     for row in images:
@@ -51,11 +82,20 @@ def retrieved_images(captions: list[str], images: list[list[Image.Image]], score
         shares = [np.array([np.clip(one.width / one.height, 0.75, 2.5) for one in row]) for row in shown]
         room = full - 2 * GAP - (len(shown[0]) - 1) * GAP - apart
         tall = [min(room / share.sum(), 1.6) for share in shares]
-        figure = new_figure(full, sum(heads) + sum(tall) + 0.17 * len(tall) + (BAR if attention is not None else 0.02))
+        figure = new_figure(
+            full, sum(heads) + sum(tall) + 0.17 * len(tall) + (BAR if attention is not None else 0.02)
+        )
         axes, down = np.empty((len(shown), len(shown[0])), dtype=object), 0.0
         for q, row in enumerate(shown):
-            figure.text(GAP / full, 1 - (down + 0.03) / figure.get_figheight(), queries[q], va="top",
-                        parse_math=False, fontsize=NORMAL, linespacing=1.15)
+            figure.text(
+                GAP / full,
+                1 - (down + 0.03) / figure.get_figheight(),
+                queries[q],
+                va="top",
+                parse_math=False,
+                fontsize=NORMAL,
+                linespacing=1.15,
+            )
             down, across = down + heads[q], GAP
             for r, image in enumerate(row):
                 wide, is_own = shares[q][r] * tall[q], r == found
@@ -79,17 +119,45 @@ def retrieved_images(captions: list[str], images: list[list[Image.Image]], score
 
 
 def _frame(axes, image: Image.Image, colour: str, style: str) -> None:
-    axes.add_patch(Rectangle((0, 0), image.width, image.height, fill=False, edgecolor=colour, linewidth=1.4,
-                             linestyle=style, clip_on=False, gid="frame"))
+    axes.add_patch(
+        Rectangle(
+            (0, 0),
+            image.width,
+            image.height,
+            fill=False,
+            edgecolor=colour,
+            linewidth=1.4,
+            linestyle=style,
+            clip_on=False,
+            gid="frame",
+        )
+    )
 
 
 def _below(axes, image: Image.Image, text: str, colour: str) -> None:
-    axes.annotate(text, (image.width / 2, image.height), (0, -2.5), textcoords="offset points", ha="center",
-                  va="top", color=colour, fontsize=SMALL, annotation_clip=False, parse_math=False)
+    axes.annotate(
+        text,
+        (image.width / 2, image.height),
+        (0, -2.5),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        color=colour,
+        fontsize=SMALL,
+        annotation_clip=False,
+        parse_math=False,
+    )
 
 
-def retrieved_captions(images: list[Image.Image], captions: list[list[str]], scores, right, *,
-                       own: list[tuple[str, int]] | None = None, width: str | float = "two"):
+def retrieved_captions(
+    images: list[Image.Image],
+    captions: list[list[str]],
+    scores,
+    right,
+    *,
+    own: list[tuple[str, int]] | None = None,
+    width: str | float = "two",
+):
     """A row a picture: the captions found for it, best first, with scores; right ones blue with a tick.
 
     images: Q. captions: Q lists of R texts. scores: [Q, R]. right: [Q, R] bool.
@@ -108,8 +176,12 @@ def retrieved_captions(images: list[Image.Image], captions: list[list[str]], sco
         lasts = [wrap(f"own, rank {rank}: {plain(text)}", room, SMALL, lines=2) for text, rank in own or []]
         heights = []
         for q, row in enumerate(texts):
-            lines = sum(1 + text.count("\n") for text in row) + (1 + lasts[q].count("\n") + 0.3 if lasts else 0)
-            heights.append(max(lines * _LINE + 0.03 * len(row), min(images[q].height / images[q].width, 1.3) * picture))
+            lines = sum(1 + text.count("\n") for text in row) + (
+                1 + lasts[q].count("\n") + 0.3 if lasts else 0
+            )
+            heights.append(
+                max(lines * _LINE + 0.03 * len(row), min(images[q].height / images[q].width, 1.3) * picture)
+            )
         figure = new_figure(full, sum(heights) + 0.1 * len(heights) + 0.02)
         axes, down = np.empty((len(images), 2), dtype=object), 0.06
         for q, image in enumerate(images):
@@ -132,7 +204,7 @@ def retrieved_captions(images: list[Image.Image], captions: list[list[str]], sco
 
 
 def _lines(axes, x: float, y: float, text: str, **settings) -> float:
-    """Lines of text from y inches downwards, baselines evenly apart whatever the letters; returns the next y."""
+    """Lines of text from y inches downwards, baselines evenly apart for any letters; returns the next y."""
     for line in text.split("\n"):
         label(axes, x, y + 0.08, line, fontsize=SMALL, va="baseline", **settings)
         y += _LINE
@@ -143,9 +215,16 @@ def _check(queries, results, scores, right, what: str) -> tuple[np.ndarray, np.n
     """Scores and right as arrays [Q, R] that fit the queries and their results."""
     scores, right = np.asarray(scores, dtype=float), np.asarray(right, dtype=bool)
     shape = (len(queries), len(results[0]) if len(results) else 0)
-    if 0 in shape or scores.shape != shape or right.shape != shape or len(results) != shape[0] \
-            or any(len(row) != shape[1] for row in results):
-        raise DataError(f"retrieved {what}: expected Q queries, Q lists of R results, scores and right [Q, R]; got "
-                        f"{len(queries)} queries, lists of {[len(row) for row in results]}, scores "
-                        f"{list(scores.shape)}, right {list(right.shape)}")
+    if (
+        0 in shape
+        or scores.shape != shape
+        or right.shape != shape
+        or len(results) != shape[0]
+        or any(len(row) != shape[1] for row in results)
+    ):
+        raise DataError(
+            f"retrieved {what}: expected Q queries, Q lists of R results, scores and right [Q, R]; got "
+            f"{len(queries)} queries, lists of {[len(row) for row in results]}, scores "
+            f"{list(scores.shape)}, right {list(right.shape)}"
+        )
     return scores, right

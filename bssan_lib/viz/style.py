@@ -1,4 +1,4 @@
-"""One look for every figure: widths of a journal's columns, sizes, colours, texts that always render, and saving.
+"""One look for every figure: widths of a journal's columns, sizes, colours, texts that always render, saving.
 
 Letters: K regions, M objects, T words. Widths are inches, sizes of texts are points.
 
@@ -34,9 +34,22 @@ NOTE_KEYS = ("image", "caption", "checkpoint", "direction", "temperature", "seed
 SMALL, NORMAL = 6.0, 7.0
 
 # DejaVu Sans comes with matplotlib; the others are used where a machine has them, for scripts which it lacks.
-_FALLBACKS = ["Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Yu Gothic",
-              "Microsoft YaHei", "WenQuanYi Zen Hei", "IPAexGothic", "Noto Sans Devanagari", "Noto Sans Thai",
-              "Nirmala UI", "Noto Emoji", "Segoe UI Emoji", "Symbola"]
+_FALLBACKS = [
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "WenQuanYi Zen Hei",
+    "IPAexGothic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Nirmala UI",
+    "Noto Emoji",
+    "Segoe UI Emoji",
+    "Symbola",
+]
 
 
 @lru_cache(maxsize=1)
@@ -47,22 +60,46 @@ def _families() -> list[str]:
 
 def _settings() -> dict:
     return {
-        "font.family": _families(), "font.size": NORMAL, "axes.titlesize": NORMAL, "axes.labelsize": NORMAL,
-        "xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL,
-        "axes.linewidth": 0.6, "lines.linewidth": 1.1, "patch.linewidth": 0.6, "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "axes.titlepad": 3.0,
-        "axes.labelpad": 2.0, "xtick.major.pad": 2.0, "ytick.major.pad": 2.0, "legend.frameon": False,
-        "axes.spines.top": False, "axes.spines.right": False, "image.cmap": SEQUENTIAL,
-        "axes.prop_cycle": mpl.cycler(color=SERIES), "figure.facecolor": "white", "figure.dpi": 110,
-        "savefig.dpi": 300, "savefig.bbox": None, "savefig.facecolor": "white", "text.usetex": False,
-        # Type 42 is TrueType, embedded and editable. SVG gets outlines, as it has no way to carry a font along.
-        "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "bssan",
+        "font.family": _families(),
+        "font.size": NORMAL,
+        "axes.titlesize": NORMAL,
+        "axes.labelsize": NORMAL,
+        "xtick.labelsize": SMALL,
+        "ytick.labelsize": SMALL,
+        "legend.fontsize": SMALL,
+        "axes.linewidth": 0.6,
+        "lines.linewidth": 1.1,
+        "patch.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "axes.titlepad": 3.0,
+        "axes.labelpad": 2.0,
+        "xtick.major.pad": 2.0,
+        "ytick.major.pad": 2.0,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "image.cmap": SEQUENTIAL,
+        "axes.prop_cycle": mpl.cycler(color=SERIES),
+        "figure.facecolor": "white",
+        "figure.dpi": 110,
+        "savefig.dpi": 300,
+        "savefig.bbox": None,
+        "savefig.facecolor": "white",
+        "text.usetex": False,
+        # Type 42 is TrueType, embedded and editable. SVG gets outlines: it carries no fonts along.
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "bssan",
     }
 
 
 @contextmanager
 def paper_style():
-    """The settings all figures share, as a context: `with paper_style(): ...`; rcParams are restored after it."""
+    """The settings all figures share, as a context: `with paper_style(): ...`. rcParams come back after."""
     with mpl.rc_context(_settings()):
         yield
 
@@ -121,7 +158,7 @@ def wrap(text: object, inches: float, size: float = NORMAL, lines: int = 4) -> s
         else:
             head = fit(word, inches, size).rstrip("…") or word[0]
             done.append(head)
-            words = [word[len(head):], *words] if len(word) > len(head) else words
+            words = [word[len(head) :], *words] if len(word) > len(head) else words
     return "\n".join([*done, line])
 
 
@@ -149,8 +186,12 @@ def check_weights(weights, rows: int | None, columns: int | None, what: str) -> 
     """Weights as float64 [rows, columns]. DataError where shape, sign or a NaN makes them no weights."""
     array = np.asarray(weights.detach().cpu() if hasattr(weights, "detach") else weights, dtype=np.float64)
     wanted = f"[{'any' if rows is None else rows}, {'any' if columns is None else columns}]"
-    if array.ndim != 2 or 0 in array.shape or rows not in (None, array.shape[0]) \
-            or columns not in (None, array.shape[1]):
+    if (
+        array.ndim != 2
+        or 0 in array.shape
+        or rows not in (None, array.shape[0])
+        or columns not in (None, array.shape[1])
+    ):
         raise DataError(f"{what}: expected numbers of shape {wanted}, got {list(array.shape)}")
     if not np.isfinite(array).all() or array.min() < 0:
         raise DataError(f"{what}: expected finite numbers from 0 up, got {array.min()} to {array.max()}")
@@ -171,18 +212,20 @@ def new_figure(width: str | float, height: float, **settings):
 def place(figure, left: float, top: float, width: float, height: float):
     """Axes at inches from the figure's left and top edges."""
     full_width, full_height = figure.get_size_inches()
-    return figure.add_axes([left / full_width, 1 - (top + height) / full_height,
-                            width / full_width, height / full_height])
+    return figure.add_axes(
+        [left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height]
+    )
 
 
 def note_text(note: dict) -> str:
-    """What a paper's caption needs, a line each: NOTE_KEYS first, "not given" where missing, then what else is in."""
+    """What a paper's caption needs, a line each: NOTE_KEYS (or "not given"), then what else is in."""
     keys = [*NOTE_KEYS, *(key for key in note if key not in NOTE_KEYS)]
     return "".join(f"{key}: {plain('not given' if note.get(key) is None else note[key])}\n" for key in keys)
 
 
-def save_figure(figure, stem: str | Path, formats: tuple[str, ...] = FORMATS,
-                note: dict | None = None) -> list[Path]:
+def save_figure(
+    figure, stem: str | Path, formats: tuple[str, ...] = FORMATS, note: dict | None = None
+) -> list[Path]:
     """Writes STEM.pdf, .svg and .png with the figure's exact width, STEM.txt from `note`; returns the paths.
 
     stem: where, without an ending; one of the three endings is dropped. The folder is made.
@@ -207,8 +250,12 @@ def save_figure(figure, stem: str | Path, formats: tuple[str, ...] = FORMATS,
 
         written.append(_write(stem.with_name(f"{stem.name}.{ending}"), draw))
     if note is not None:
-        written.append(_write(stem.with_name(f"{stem.name}.txt"),
-                              lambda path: path.write_text(note_text(note), encoding="utf-8")))
+        written.append(
+            _write(
+                stem.with_name(f"{stem.name}.txt"),
+                lambda path: path.write_text(note_text(note), encoding="utf-8"),
+            )
+        )
     return written
 
 

@@ -1,0 +1,227 @@
+"""Numbers beside each other with their intervals: recalls, grounding, pairs. All are percentages, 0 to 100."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from bssan_lib.errors import DataError
+from bssan_lib.viz.style import SERIES, SMALL, column_width, finish, new_figure, paper_style, plain
+
+RECALLS = ("R@1", "R@5", "R@10")
+_WAYS = {"i2t": "image to text", "t2i": "text to image"}
+# Hatches tell bars apart where colours are not printed.
+_HATCHES = ["", "////", "....", "xxxx", "\\\\\\\\", "++++", "oo"]
+
+
+def bars(
+    axes,
+    groups: list[str],
+    series: Mapping[str, Iterable[float | None]],
+    intervals: Mapping[str, Iterable] | None = None,
+    chance: Mapping[str, float] | None = None,
+) -> None:
+    """Bars side by side: a group a name in `groups`, in it a bar a name in `series`.
+
+    series: by name, a percentage for each group, or None for no bar; printed where there is room.
+    intervals: by name of series, (low, high) or None for each group. chance: by name of series, a height which a
+    dashed line marks.
+    """
+    count = len(series)
+    thick = 0.84 / max(count, 1)
+    room = axes.get_position().width * axes.figure.get_figwidth() * thick / max(len(groups), 1)
+    for number, (name, values) in enumerate(series.items()):
+        values = [np.nan if value is None else float(value) for value in values]
+        at = np.arange(len(groups)) + (number - (count - 1) / 2) * thick
+        axes.bar(
+            at,
+            values,
+            thick * 0.94,
+            color=SERIES[number % len(SERIES)],
+            label=plain(name),
+            alpha=0.9,
+            hatch=_HATCHES[number % len(_HATCHES)],
+            edgecolor="white",
+            linewidth=0,
+        )
+        tops = list(values)
+        for place, span in enumerate((intervals or {}).get(name, ())):
+            if span is not None and np.isfinite(values[place]):
+                axes.plot(
+                    [at[place]] * 2, span, color="black", linewidth=0.8, solid_capstyle="butt", gid="interval"
+                )
+                tops[place] = max(tops[place], span[1])
+        if chance:
+            axes.hlines(
+                [chance[name]] * len(at),
+                at - thick * 0.47,
+                at + thick * 0.47,
+                color="black",
+                linewidth=1.0,
+                linestyle=(0, (2, 1)),
+                label="chance" if number == 0 else None,
+            )
+            tops = [max(top, chance[name]) if top + 9 > chance[name] else top for top in tops]
+        for x, value, top in zip(at, values, tops):
+            if room > 0.15 and np.isfinite(value):
+                axes.annotate(
+                    f"{value:.0f}" if room < 0.2 else f"{value:.1f}",
+                    (x, top),
+                    (0, 1),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                    fontsize=5.5,
+                )
+    axes.set_xticks(range(len(groups)), [plain(group) for group in groups], parse_math=False)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
+
+
+def recall_bars(metrics: Mapping[str, dict], *, width: str | float = "two"):
+    """R@1, R@5 and R@10 both ways of one or several results, with 95% intervals where they have "ci95".
+
+    metrics: {name: {"i2t": {"R@1", "R@5", "R@10"}, "t2i": {...}, "ci95": the same with (low, high)}}.
+    Returns (figure, axes [2: image to text, text to image], None).
+    """
+    _some(metrics, "recalls")
+    with paper_style():
+        figure, axes = _bar_panels(width, 2, 1.7)
+        for one, (way, title) in zip(axes, _WAYS.items()):
+            bars(
+                one,
+                list(RECALLS),
+                {name: [_under(row, way, k) for k in RECALLS] for name, row in metrics.items()},
+                {name: [_under(row, "ci95", way, k) for k in RECALLS] for name, row in metrics.items()},
+            )
+            one.set_title(title)
+        _bar_finish(figure, axes, "recall (%)", len(metrics) > 1)
+    return figure, axes, None
+
+
+_GROUNDING = {  # measure, its title, its baseline's key and title
+    "w2r": (
+        ("pointing_game", "pointing game", "center", "the picture's centre"),
+        ("mass_in_box", "mass in box", "uniform_mass", "even attention"),
+    ),
+    "o2w": (
+        ("pointing_game", "heaviest word right", "uniform_words", "even attention"),
+        ("mass_on_words", "mass on words", "uniform_words", "even attention"),
+    ),
+}
+
+
+def grounding_bars(
+    grounding: dict, *, direction: str = "w2r", types: list[str] | None = None, width: str | float = "two"
+):
+    """Where attention points, over all phrases and by type, beside what needs no model.
+
+    grounding: as metrics["grounding"] of an evaluation: {"n_phrases", "w2r", "o2w", "baselines", "ci95",
+    "by_type": {type: {"n", the same}}}. direction: "w2r" (words to regions) or "o2w" (objects to words).
+    types: which, in this order; by default all, the most frequent first.
+    Returns (figure, axes [2: pointing game, mass], None). DataError for a direction that is not there.
+    """
+    if direction not in _GROUNDING or not grounding or direction not in grounding:
+        raise DataError(
+            f'grounding bars: expected direction "w2r" or "o2w" which the metrics hold, got {direction!r} '
+            f"and metrics with {sorted(grounding or {})}"
+        )
+    kinds = grounding.get("by_type", {})
+    types = sorted(kinds, key=lambda kind: -kinds[kind].get("n", 0)) if types is None else list(types)
+    rows = [grounding, *(kinds[kind] for kind in types)]
+    names = [
+        f"all ({grounding.get('n_phrases', '?')})",
+        *(f"{kind} ({kinds[kind].get('n', '?')})" for kind in types),
+    ]
+    with paper_style():
+        figure, axes = _bar_panels(width, 2, 1.9, stacked=len(names) > 4)
+        for one, (measure, title, baseline, explained) in zip(axes, _GROUNDING[direction]):
+            name = direction.upper()
+            bars(
+                one,
+                names,
+                {
+                    name: [_under(row, direction, measure) for row in rows],
+                    "baseline": [_under(row, "baselines", baseline) for row in rows],
+                },
+                {name: [_under(row, "ci95", direction, measure) for row in rows]},
+            )
+            one.set_title(f"{title}; baseline: {explained}")
+            _slant(one, names)
+        _bar_finish(figure, axes, "phrases (%)", True)
+    return figure, axes, None
+
+
+def pair_bars(pairs: Mapping[str, Mapping[str, float]], *, width: str | float = "one"):
+    """Pairs of scenes that differ in one thing: how often text, image and both are told apart, with chance.
+
+    pairs: {kind: {"n", "text", "image", "group"}} as pair_metrics gives them, with a row "chance".
+    Returns (figure, axes [1], None).
+    """
+    _some(pairs, "pairs")
+    chance = pairs.get("chance", {"text": 25.0, "image": 25.0, "group": 100 / 6})
+    kinds = [kind for kind in pairs if kind not in ("chance", "all")] + (["all"] if "all" in pairs else [])
+    names = [f"{kind} ({pairs[kind]['n']})" if "n" in pairs[kind] else kind for kind in kinds]
+    with paper_style():
+        figure, axes = _bar_panels(width, 1, 1.7)
+        measures = ("text", "image", "group")
+        bars(
+            axes[0],
+            names,
+            {name: [pairs[kind].get(name) for kind in kinds] for name in measures},
+            chance={name: chance[name] for name in measures},
+        )
+        _slant(axes[0], names)
+        _bar_finish(figure, axes, "pairs (%)", True)
+    return figure, axes, None
+
+
+def _some(rows, what: str) -> None:
+    if not rows:
+        raise DataError(f"bars of {what}: expected at least one row, got none")
+
+
+def _under(row, *path):
+    """What lies under `path`, or None."""
+    for key in path:
+        row = row.get(key) if isinstance(row, Mapping) else None
+    return row
+
+
+def _bar_panels(width: str | float, count: int, height: float, stacked: bool = False):
+    """Panels beside each other on two columns, above each other on one (or where `stacked`)."""
+    full = column_width(width)
+    across = count if full > 5 and not stacked else 1
+    figure = new_figure(full, height * count / across, layout="constrained")
+    axes = figure.subplots(count // across, across, sharey=True, squeeze=False).ravel()
+    return figure, axes
+
+
+def _slant(axes, names: list[str]) -> None:
+    """Names slanted where they would touch."""
+    room = axes.get_position().width * axes.figure.get_figwidth() / len(names)
+    if max(len(name) for name in names) * 0.055 > room:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _bar_finish(figure, axes, text: str, legend: bool) -> None:
+    for one in axes:
+        one.set_ylim(0, 100)
+        one.yaxis.set_major_locator(MaxNLocator(5))
+        one.set_ylabel(text)
+        one.label_outer(remove_inner_ticks=False)
+    finish(axes)
+    for one in axes:
+        one.tick_params(axis="x", length=0)
+    if legend:
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=min(len(names), 4),
+            handlelength=1.4,
+            columnspacing=1.0,
+            fontsize=SMALL,
+        )
