@@ -24,7 +24,7 @@ SCENES = ["train", "dev", "test", "pairs"]
 
 
 def detect_source(folder: Path | str) -> str:
-    """What a folder holds: "prepared", "precomp" or "flickr8k". DataError if it is missing or none of them."""
+    """What a folder holds: "prepared", "precomp" or "flickr8k". DataError if missing or none of them."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected pictures with captions, or prepared features")
@@ -34,10 +34,10 @@ def detect_source(folder: Path | str) -> str:
     if any((place / name).is_file() for place in (folder, folder / "Flickr8k_text") for name in texts):
         return "flickr8k"
     if any(folder.glob("*_ims.npy*")):
-        raise DataError(f"{folder}: features without captions ({{split}}_caps.txt), or a preparation that was stopped; "
-                        "give the command that began it again")
-    raise DataError(f"{folder}: neither prepared features ({{split}}_ims.npy, {{split}}_caps.txt) nor a Flickr8k folder "
-                    f"({' or '.join(CAPTION_FILES)}, Flickr_8k.{{train,dev,test}}Images.txt)")
+        raise DataError(f"{folder}: features without captions ({{split}}_caps.txt), or a preparation that "
+                        "was stopped; give the command that began it again")
+    raise DataError(f"{folder}: neither prepared features ({{split}}_ims.npy, {{split}}_caps.txt) nor a "
+                    f"Flickr8k folder ({' or '.join(CAPTION_FILES)}, Flickr_8k.{{train,dev,test}}Images.txt)")
 
 
 def _has_features(folder: Path) -> bool:
@@ -47,23 +47,27 @@ def _has_features(folder: Path) -> bool:
 def prepare(data, splits: list[str] | None = None, progress: bool = True) -> Path:
     """The folder with the prepared features of a source; writes what is missing and goes on where it stopped.
 
-    data: a DataConfig. splits: those that are needed, None for all that the source has. Returns at once if they are
-    there. A folder of features, prepared or in the field's format, is used as it is. A second process waits.
-    DataError: see the sources; a `data.prepared` that holds other data, cannot be written, or a full disk.
+    data: a DataConfig. splits: those that are needed, None for all that the source has. Returns at once if
+    they are there. A folder of features, prepared or in the field's format, is used as it is. A second
+    process waits. DataError: see the sources; a `data.prepared` that holds other data, cannot be written, or
+    a full disk.
     """
     folder = Path(data.folder) if data.folder else None
     if data.source == "scenes":
         is_features = folder is not None and folder.is_dir() and _has_features(folder)
     else:
         if folder is None:
-            raise DataError(f"the source {data.source} needs its folder: give data.folder, or --data on the command line")
+            raise DataError(f"the source {data.source} needs its folder: give data.folder, or --data on the "
+                            "command line")
         kind = detect_source(folder)
         is_features = kind in ("prepared", "precomp")
         if data.source == "precomp" and not is_features:
-            raise DataError(f"{folder}: the source is precomp, but this is a {kind} folder; set data.source to {kind}")
+            raise DataError(f"{folder}: the source is precomp, but this is a {kind} folder; set data.source "
+                            f"to {kind}")
     if is_features:
         for split in set(splits or []) - set(list_splits(folder)):
-            raise DataError(f"{folder}: no split {split!r}; there are {', '.join(list_splits(folder)) or 'none'}")
+            raise DataError(f"{folder}: no split {split!r}; there are "
+                            f"{', '.join(list_splits(folder)) or 'none'}")
         return folder
     return _prepare_raw(data, folder, splits, progress)
 
@@ -89,7 +93,7 @@ def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: 
     if not _missing(place, wanted, made_from, source_state):
         return place
     with locked(place):
-        missing = _missing(place, wanted, made_from, source_state)  # another process may have just written them
+        missing = _missing(place, wanted, made_from, source_state)  # another process may just have ended
         if missing:
             raws = _read_source(data, folder or place, missing, progress)
             from bssan_lib.backbone import load_backbone  # torch is slow to import and not needed before
@@ -117,7 +121,7 @@ def _read_source(data, folder: Path, splits: list[str], progress: bool) -> dict[
 
 
 def _missing(place: Path, wanted: list[str], made_from: dict, source_state: dict) -> list[str]:
-    """The splits still to be written, or to be written again because captions or annotations changed since."""
+    """The splits still to be written, or again because captions or annotations changed since."""
     meta = read_meta(place) if place.is_dir() else None
     if meta is None:
         return wanted

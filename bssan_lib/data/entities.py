@@ -1,12 +1,14 @@
 """Flickr30K Entities: which words of a caption people drew boxes for (Plummer et al., ICCV 2015).
 
-A sentence reads `[/EN#18/people A child] in [/EN#19/clothing a dress]`: a phrase of chain 18, type people. In the
-XML of the same image every <object> with <name>18</name> and a <bndbox> is one of its boxes, in the original
-picture's pixels. Sentences are matched to captions by their words, for their order and punctuation may differ.
+A sentence reads `[/EN#18/people A child] in [/EN#19/clothing a dress]`: a phrase of chain 18, type people. In
+the XML of the same image every <object> with <name>18</name> and a <bndbox> is one of its boxes, in the
+original picture's pixels. Sentences are matched to captions by their words, for their order and punctuation
+may differ.
 """
 
 import re
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -27,16 +29,17 @@ def entities_phrases(place: Path, ids: list[str], captions: list[str],
                      cap2im: np.ndarray) -> tuple[list[Phrase], dict]:
     """The phrases with boxes of C captions, and a count of what was found and what was not.
 
-    place: the zip, or a folder with Sentences/ and Annotations/. ids: N file names; cap2im [C]. An image without
-    annotations is counted, for the set covers Flickr30K and not all of Flickr8k. DataError if `place` is missing,
-    no such archive, holds a name that leaves its folder, or a file that cannot be understood.
+    place: the zip, or a folder with Sentences/ and Annotations/. ids: N file names; cap2im [C]. An image
+    without annotations is counted, for the set covers Flickr30K and not all of Flickr8k. DataError if `place`
+    is missing, no such archive, holds a name that leaves its folder, or a file that cannot be understood.
     """
     archive = _Archive(Path(place))
     rows_of = [[] for _ in ids]
     for row, image in enumerate(cap2im):
         rows_of[image].append(row)
-    phrases, counts = [], Counter({"captions": len(captions), "captions_matched": 0, "images_without_file": 0})
-    for name, rows in zip(ids, rows_of):
+    phrases = []
+    counts = Counter({"captions": len(captions), "captions_matched": 0, "images_without_file": 0})
+    for name, rows in zip(ids, rows_of, strict=True):
         found = archive.read(name)
         if found is None:
             counts["images_without_file"] += 1
@@ -78,7 +81,7 @@ def parse_sentence(sentence: str) -> tuple[list[str], Spans]:
 
 
 def parse_boxes(xml: str, name: str) -> dict[str, list[Box]]:
-    """Chain -> its boxes as fractions of width and height, within [0, 1]. DataError naming `name` if damaged."""
+    """Chain -> its boxes as fractions of width and height, in [0, 1]. DataError naming `name` if damaged."""
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise DataError(f"{name}: declares XML entities, which an annotation never needs; it is not read")
     try:
@@ -104,7 +107,7 @@ def parse_boxes(xml: str, name: str) -> dict[str, list[Box]]:
 
 
 class _Archive:
-    """Sentences/ and Annotations/ in a zip or a folder, at whatever depth; nothing is ever unpacked to disk."""
+    """Sentences/ and Annotations/ in a zip or a folder, at any depth; nothing is ever unpacked to disk."""
 
     def __init__(self, place: Path):
         self.place, self.zip = place, None
@@ -115,11 +118,12 @@ class _Archive:
             try:
                 self.zip = zipfile.ZipFile(place)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{place}: not a zip file ({error}); take Flickr30K Entities' archive") from None
+                raise DataError(f"{place}: not a zip file ({error}); take Flickr30K Entities' "
+                                "archive") from None
             names = self.zip.namelist()
         else:
-            raise DataError(f"{place}: no such file or folder; expected the zip of Flickr30K Entities or a folder "
-                            "with Sentences/ and Annotations/")
+            raise DataError(f"{place}: no such file or folder; expected the zip of Flickr30K Entities or a "
+                            "folder with Sentences/ and Annotations/")
         self.names: dict[tuple[str, str], str] = {}
         for name in names:
             parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -148,5 +152,5 @@ class _Archive:
                 raise DataError(f"{shown}: {size:,} bytes, too many for an annotation; it is not read")
             data = self.zip.read(name) if self.zip else (self.place / name).read_bytes()
             return shown, data.decode("utf-8")
-        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, UnicodeDecodeError, EOFError) as error:
             raise DataError(f"{shown}: cannot be read ({error})") from None

@@ -23,11 +23,11 @@ from bssan_lib.errors import DataError
 BATCH = 32  # B; a resumed extraction goes on at a whole batch, so that its numbers are the same to the bit
 SAVE_EVERY = 8  # batches between two notes of how far it got
 THREADS = 2  # they decode the next batch while the backbone computes
-LARGEST_SIDE = 2048  # pixels; two batches of larger photographs would fill the memory, so they are shrunk first
+LARGEST_SIDE = 2048  # pixels; larger photographs are shrunk first, or two batches would fill the memory
 
 
 def features_key(raw: RawSplit, descriptor: dict) -> str:
-    """A hash of what the features of a split depend on: the names of its images in order, and the backbone."""
+    """A hash of what the features of a split depend on: the names of its images in order and the backbone."""
     text = json.dumps([raw.name, raw.ids, descriptor], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -35,9 +35,9 @@ def features_key(raw: RawSplit, descriptor: dict) -> str:
 def extract_features(folder: Path, raw: RawSplit, backbone, progress: bool = True) -> list[Path]:
     """Writes {split}_ims.npy [N, K, D] and {split}_objects.npy [N, M, D], float16. Returns their paths.
 
-    Until the last row they are called .partial, with a note of the rows done beside them; the same call goes on
-    from there, also after a kill, to the same bytes. DataError: a picture that cannot be read, features that are no
-    numbers in float16, a full disk (with the bytes needed).
+    Until the last row they are called .partial, with a note of the rows done beside them; the same call goes
+    on from there, also after a kill, to the same bytes. DataError: a picture that cannot be read, features
+    that are no numbers in float16, a full disk (with the bytes needed).
     """
     outputs = _outputs(folder, raw, backbone)
     note = folder / f"{raw.name}_ims.npy.partial.json"
@@ -61,7 +61,8 @@ def extract_features(folder: Path, raw: RawSplit, backbone, progress: bool = Tru
 
 def _extract_rows(folder: Path, raw: RawSplit, backbone, done: int, files: list, note: Path, key: str,
                   needed: int, progress: bool) -> None:
-    bar = tqdm(total=len(raw.ids), initial=done, unit=" images", desc=f"features of {raw.name}", disable=not progress)
+    bar = tqdm(total=len(raw.ids), initial=done, unit=" images", desc=f"features of {raw.name}",
+               disable=not progress)
     with bar:
         for number, (start, pictures) in enumerate(_batches(raw, done)):
             regions = np.asarray(backbone.extract(pictures), dtype=np.float32)
@@ -107,8 +108,9 @@ def _to_half(block: np.ndarray, raw: RawSplit, start: int) -> np.ndarray:
     wrong = np.flatnonzero(~np.isfinite(half).all(axis=(1, 2)))
     if len(wrong):
         path = raw.image_folder / raw.ids[start + wrong[0]]
-        raise DataError(f"{path} (row {start + wrong[0]} of {raw.name}): the backbone's features are not numbers that "
-                        "float16 holds (NaN, infinity or beyond 65,504); use another precision or backbone")
+        raise DataError(f"{path} (row {start + wrong[0]} of {raw.name}): the backbone's features are not "
+                        "numbers that float16 holds (NaN, infinity or beyond 65,504); use another precision "
+                        "or backbone")
     return half
 
 
@@ -159,5 +161,5 @@ def _rows_done(note: Path, key: str, outputs: list[_Output]) -> int:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise DataError(f"{folder}: the features need {needed:,} more bytes, but the disk has {free:,} left; make room "
-                        "or give another folder for the prepared features")
+        raise DataError(f"{folder}: the features need {needed:,} more bytes, but the disk has {free:,} left; "
+                        "make room or give another folder for the prepared features")

@@ -24,8 +24,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def open_array(path: Path, rank: int, kinds: str, what: str) -> np.ndarray:
     """A .npy file as a read-only memory map; never unpickles.
 
-    rank: the number of axes; kinds: the allowed numpy dtype kinds, such as "f" or "iu"; what: says in an error what
-    the axes are, such as "[images, regions, dimension]". DataError naming the file if anything differs.
+    rank: the number of axes; kinds: the allowed numpy dtype kinds, such as "f" or "iu"; what: says in an
+    error what the axes are, such as "[images, regions, dimension]". DataError naming the file if anything
+    differs.
     """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -33,19 +34,20 @@ def open_array(path: Path, rank: int, kinds: str, what: str) -> np.ndarray:
         raise DataError(f"{path}: no such file; expected an array {what}") from None
     except (ValueError, OSError, EOFError, SyntaxError) as error:
         if "Python objects" in str(error):
-            raise DataError(f"{path}: holds Python objects, which are never unpickled; save plain numbers {what} "
-                            "with numpy.save(..., allow_pickle=False)") from None
+            raise DataError(f"{path}: holds Python objects, which are never unpickled; save plain numbers "
+                            f"{what} with numpy.save(..., allow_pickle=False)") from None
         raise DataError(f"{path}: not a whole .npy file of numbers ({error}); expected {what}") from None
     if array.dtype.kind not in kinds:
-        names = " or ".join({"f": "floats", "i": "integers", "u": "unsigned", "b": "bools"}[kind] for kind in kinds)
-        raise DataError(f"{path}: expected {names}, got {array.dtype}")
+        names = {"f": "floats", "i": "integers", "u": "unsigned integers", "b": "bools"}
+        expected = " or ".join(names[kind] for kind in kinds)
+        raise DataError(f"{path}: expected {expected}, got {array.dtype}")
     if array.ndim != rank:
         raise DataError(f"{path}: expected {rank} axes {what}, got the shape {list(array.shape)}")
     return array
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file without their ends, only "\\n" and "\\r\\n" ending one. DataError with the line."""
+    """The lines of a UTF-8 file, ended by "\\n" or "\\r\\n" alone. DataError with the line."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -70,20 +72,20 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def writing(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turns a full disk or a folder that cannot be written into a DataError; `needed`: how many bytes it takes."""
+    """Turns a full disk or a folder that cannot be written into a DataError; `needed`: in bytes."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             size = f" {needed:,} bytes are needed there." if needed else ""
-            raise DataError(f"{folder}: the disk is full ({error.strerror}).{size} Make room and give the same "
-                            "command again: it goes on where it stopped") from None
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give another folder for the "
-                        "prepared features") from None
+            raise DataError(f"{folder}: the disk is full ({error.strerror}).{size} Make room and give the "
+                            "same command again: it goes on where it stopped") from None
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give another folder for "
+                        "the prepared features") from None
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Writes a file whole or leaves the old one, also when the process is killed half-way. OSError as open()."""
+    """Writes a file whole or leaves the old one, also if the process is killed. OSError as open()."""
     partial = path.with_name(f"{path.name}.partial")
     with open(partial, "wb") as file:
         file.write(data)
@@ -109,7 +111,7 @@ def replace_json(path: Path, value: object) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process; another that wants it waits. DataError if not writable."""
+    """Makes the folder and holds it for this process; another one waits. DataError if not writable."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a")

@@ -1,8 +1,8 @@
 """A Flickr8k folder (Hodosh, Young, Hockenmaier, JAIR 47, 2013), or one's own pictures laid out like it.
 
-    Flickr8k_text/Flickr8k.token.txt     NAME#0<TAB>caption     or captions.txt: CSV with the header image,caption
-    Flickr8k_text/Flickr_8k.{train,dev,test}Images.txt          one file name a line; only those there are splits
-    Flicker8k_Dataset/NAME.jpg                                  that spelling; Flickr8k_Dataset, Images, images too
+    Flickr8k_text/Flickr8k.token.txt    NAME#0<TAB>caption; or captions.txt: CSV with the header image,caption
+    Flickr8k_text/Flickr_8k.{train,dev,test}Images.txt      one file name a line; only those there are splits
+    Flicker8k_Dataset/NAME.jpg          that spelling, or Flickr8k_Dataset, Images, images
 
 The text files may also lie in the folder itself.
 """
@@ -29,8 +29,9 @@ def flickr8k_source(folder: Path, splits: list[str] | None = None,
                     entities: Path | None = None) -> dict[str, RawSplit]:
     """The splits of a folder by name; `splits` None: all that have a split file.
 
-    entities: Flickr30K Entities as a zip or a folder, looked for in the folder when None. Captions of images in no
-    split are left out. DataError, naming file and row: anything missing, malformed or without its counterpart.
+    entities: Flickr30K Entities as a zip or a folder, looked for in the folder when None. Captions of images
+    in no split are left out. DataError, naming file and row: anything missing, malformed or without its
+    counterpart.
     """
     folder = Path(folder)
     found = split_files(folder)
@@ -48,21 +49,22 @@ def flickr8k_source(folder: Path, splits: list[str] | None = None,
 
 
 def split_files(folder: Path) -> dict[str, Path]:
-    """Split name -> its file, those that are there. DataError if the folder or every split file is missing."""
+    """Split name -> its file, those there. DataError if the folder or all split files are missing."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected Flickr8k, or pictures laid out like it")
     names = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
     found = {split: path for split, name in names.items() if (path := _text_file(folder, name))}
     if not found:
-        raise DataError(f"{folder}: no split file; expected at least one of {', '.join(names.values())} there or in "
-                        f"Flickr8k_text/, each naming one picture a line")
+        raise DataError(f"{folder}: no split file; expected at least one of {', '.join(names.values())} "
+                        "there or in Flickr8k_text/, each naming one picture a line")
     return found
 
 
 def source_files(folder: Path, entities: Path | None = None) -> list[Path]:
     """The files besides pictures that the prepared data depend on: captions, splits, the zip of Entities."""
     place = Path(entities) if entities else _find_entities(folder)
-    return [_captions_file(folder), *split_files(folder).values()] + ([place] if place and place.is_file() else [])
+    boxes = [place] if place and place.is_file() else []
+    return [_captions_file(folder), *split_files(folder).values(), *boxes]
 
 
 def _text_file(folder: Path, name: str) -> Path | None:
@@ -74,7 +76,8 @@ def _captions_file(folder: Path) -> Path:
     for name in CAPTION_FILES:
         if path := _text_file(folder, name):
             return path
-    raise DataError(f"{folder}: no captions; expected {' or '.join(CAPTION_FILES)} there or in Flickr8k_text/")
+    raise DataError(f"{folder}: no captions; expected {' or '.join(CAPTION_FILES)} there or in "
+                    "Flickr8k_text/")
 
 
 def _image_folder(folder: Path) -> Path:
@@ -93,11 +96,12 @@ def _find_entities(folder: Path) -> Path | None:
 
 
 def _read_captions(path: Path) -> list[tuple[int, str, str]]:
-    """(line number, image name, caption) of each caption. DataError with the line if it is malformed or empty."""
+    """(line number, image name, caption) of each caption. DataError with the line if malformed or empty."""
     rows = list(_csv_rows(path) if path.name == "captions.txt" else _token_rows(path))
     for line, image, caption in rows:
         if not caption.strip():
-            raise DataError(f"{path}, line {line}: the caption of {image} is empty; write one or remove the line")
+            raise DataError(f"{path}, line {line}: the caption of {image} is empty; write one or remove the "
+                            "line")
     if not rows:
         raise DataError(f"{path}: holds no caption")
     return rows
@@ -110,7 +114,8 @@ def _token_rows(path: Path):
         key, tab, caption = text.partition("\t")
         image, _, number = key.rpartition("#")
         if not tab or not image or not number.isdigit():
-            raise DataError(f"{path}, line {line}: expected NAME#NUMBER, a tab and a caption, got {text[:60]!r}")
+            raise DataError(f"{path}, line {line}: expected NAME#NUMBER, a tab and a caption, got "
+                            f"{text[:60]!r}")
         yield line, image, _one_line(caption)
 
 
@@ -121,17 +126,20 @@ def _csv_rows(path: Path):
     try:
         header = [field.strip().lower() for field in next(reader, [])]
         if header != ["image", "caption"]:
-            raise DataError(f"{path}, line 1: expected the header image,caption, got {','.join(header)[:60]!r}")
+            raise DataError(f"{path}, line 1: expected the header image,caption, got "
+                            f"{','.join(header)[:60]!r}")
         line = reader.line_num + 1
         for fields in reader:
             if fields:
                 if len(fields) < 2 or not fields[0].strip():
-                    raise DataError(f"{path}, line {line}: expected NAME,caption, got {','.join(fields)[:60]!r}")
+                    raise DataError(f"{path}, line {line}: expected NAME,caption, got "
+                                    f"{','.join(fields)[:60]!r}")
                 # More fields: a caption with commas that nobody quoted.
                 yield line, fields[0].strip(), _one_line(",".join(fields[1:]))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {line}: not CSV ({error}); a caption with quotes must be quoted") from None
+        raise DataError(f"{path}, line {line}: not CSV ({error}); a caption with quotes must be "
+                        "quoted") from None
 
 
 def _one_line(caption: str) -> str:
@@ -157,7 +165,8 @@ def _read_split(path: Path, image_folder: Path) -> list[str]:
     return list(first)
 
 
-def _refuse_unknown(path: Path, rows: list[tuple[int, str, str]], listed: set[str], image_folder: Path) -> None:
+def _refuse_unknown(path: Path, rows: list[tuple[int, str, str]], listed: set[str],
+                    image_folder: Path) -> None:
     unknown: dict[str, int] = {}
     for line, image, _ in rows:
         if image not in listed and image not in unknown and not (image_folder / image).is_file():

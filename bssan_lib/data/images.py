@@ -29,7 +29,8 @@ def open_image(path: Path | str) -> Image.Image:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such picture") from None
     except Image.DecompressionBombError:
-        raise DataError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make the picture smaller") from None
+        raise DataError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make the picture "
+                        "smaller") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not a picture in a format that Pillow reads") from None
     except _BROKEN as error:

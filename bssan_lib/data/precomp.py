@@ -20,7 +20,7 @@ _CHUNK = 16_000_000  # bytes read at once
 
 
 def precomp_splits(folder: Path) -> list[str]:
-    """The splits of a folder in the field's format: those with features and captions, train, dev and test first."""
+    """The splits of a folder in the field's format: with features and captions; train, dev, test first."""
     names = [path.name.removesuffix("_ims.npy") for path in folder.glob("*_ims.npy")]
     order = ["train", "dev", "test"]
     found = [name for name in names if (folder / f"{name}_caps.txt").is_file()]
@@ -30,8 +30,8 @@ def precomp_splits(folder: Path) -> list[str]:
 def open_features(folder: Path, split: str, captions: int) -> tuple[np.ndarray, np.ndarray, int]:
     """The features [N, K, D] as a memory map, cap2im [C], and how often the file repeats each image (1 or 5).
 
-    Reads the whole file the first time, in pieces, and remembers the outcome beside it. DataError: an array of
-    another rank or type, NaN or infinity (with the row), or a number of captions that does not fit.
+    Reads the whole file the first time, in pieces, and remembers the outcome beside it. DataError: an array
+    of another rank or type, NaN or infinity (with the row), or a number of captions that does not fit.
     """
     path = folder / f"{split}_ims.npy"
     features = open_array(path, 3, "f", FEATURES)
@@ -48,7 +48,7 @@ def open_features(folder: Path, split: str, captions: int) -> tuple[np.ndarray, 
 
 
 def check_cap2im(path: Path, captions: int, images: int) -> np.ndarray:
-    """cap2im [C] int64 from a file. DataError: not one row of 0..N-1 a caption, or an image without a caption."""
+    """cap2im [C] int64 from a file. DataError: not a row of 0..N-1 for each caption, an image without one."""
     cap2im = np.array(open_array(path, 1, "iu", "[captions]"), dtype=np.int64)
     if len(cap2im) != captions:
         raise DataError(f"{path}: {len(cap2im):,} rows for {captions:,} captions")
@@ -83,7 +83,7 @@ def read_ids(path: Path, images: int, repeats: int) -> list[str] | None:
 
 
 def open_boxes(path: Path, images: int, regions: int, repeats: int = 1) -> np.ndarray | None:
-    """Boxes [N, K, 4] float32 as fractions of width and height; None if there is no such file. DataError as else."""
+    """Boxes [N, K, 4] float32 as fractions of width and height; None if there is no such file."""
     if not path.is_file():
         return None
     boxes = open_array(path, 3, "f", "[images, regions, 4]")
@@ -93,13 +93,13 @@ def open_boxes(path: Path, images: int, regions: int, repeats: int = 1) -> np.nd
     boxes = np.asarray(boxes, dtype=np.float32)
     wrong = np.flatnonzero(~((boxes >= -0.01) & (boxes <= 1.01)).all(axis=(1, 2)))  # NaN fails both
     if len(wrong):
-        raise DataError(f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as fractions of "
-                        "its width and height, from 0 to 1")
+        raise DataError(f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as "
+                        "fractions of its width and height, from 0 to 1")
     return boxes
 
 
 def _checked(path: Path, features: np.ndarray, maybe_repeated: bool) -> int:
-    """How often each image is repeated, after a look at every number; the outcome is kept if the folder lets us."""
+    """How often each image is repeated, after a look at every number, the outcome of which is kept."""
     if 0 in features.shape:
         raise DataError(f"{path}: an empty array {list(features.shape)}; expected {FEATURES}")
     status, beside = path.stat(), path.with_name(_CHECKED)
@@ -134,6 +134,7 @@ def _look(path: Path, features: np.ndarray, maybe_repeated: bool) -> int:
                 repeats = 1
             elif not same.all():
                 row = start + 5 * int(np.flatnonzero(~same)[0])
-                raise DataError(f"{path}, rows {row} to {row + 4}: as many rows as captions, and the first five are "
-                                "one image five times, but these are not; expected either throughout")
+                raise DataError(f"{path}, rows {row} to {row + 4}: as many rows as captions, and the first "
+                                "five are one image five times, but these are not; expected either "
+                                "throughout")
     return repeats

@@ -23,8 +23,8 @@ from bssan_lib.data.extraction import extract_features, features_key
 from bssan_lib.data.files import (locked, open_array, read_lines, replace_array, replace_bytes, replace_json,
                                   sha256_of, writing)
 from bssan_lib.data.images import open_image
-from bssan_lib.data.precomp import (FEATURES, check_cap2im, open_boxes, open_features, precomp_splits, read_captions,
-                                    read_ids)
+from bssan_lib.data.precomp import (FEATURES, check_cap2im, open_boxes, open_features, precomp_splits,
+                                    read_captions, read_ids)
 from bssan_lib.data.raw import Phrase, RawSplit
 from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import DataError
@@ -61,7 +61,7 @@ class PreparedSplit:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """{"images": N, "captions": C, "regions": K, "objects": M, "dimension": D}; M is K where objects are regions."""
+        """Keys images N, captions C, regions K, objects M (K where the objects are the regions), dimension D."""
         objects = self.regions if self.objects is None else self.objects
         return dict(images=len(self.regions), captions=len(self.captions), regions=self.regions.shape[1],
                     objects=objects.shape[1], dimension=self.regions.shape[2])
@@ -78,7 +78,8 @@ def read_meta(folder: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged or not of a prepared dataset ({error!r}); prepare the data again") from None
+        raise DataError(f"{path}: damaged or not of a prepared dataset ({error!r}); prepare the data "
+                        "again") from None
     if form != FORMAT:
         raise DataError(f"{path}: expected the format {FORMAT}, got {form!r}; prepare the data again")
     return meta
@@ -94,9 +95,10 @@ def list_splits(folder: Path | str) -> list[str]:
 
 
 def open_prepared(folder: Path | str, split: str) -> PreparedSplit:
-    """Opens a split of a prepared folder, or of a bare one in the field's format (f30k_precomp, coco_precomp).
+    """Opens a split of a prepared folder, or of one in the field's format (f30k_precomp, coco_precomp).
 
-    Sizes and shapes are checked, checksums are not: see `verify_checksums`. DataError names the file and the row.
+    Sizes and shapes are checked, checksums are not: see `verify_checksums`. DataError names the file and the
+    row.
     """
     folder = Path(folder)
     known = list_splits(folder)
@@ -115,10 +117,12 @@ def open_prepared(folder: Path | str, split: str) -> PreparedSplit:
                 "splits": {split: {"notes": {"rows_per_image": repeats}}}}
     n, k, _ = regions.shape
     objects = _open_objects(folder / f"{split}_objects.npy", regions)
+    m = None if objects is None else objects.shape[1]
+    object_boxes = open_boxes(folder / f"{split}_object_boxes.npy", n, m) if m else None
     return PreparedSplit(
-        folder=folder, name=split, regions=regions, objects=objects, captions=captions, cap2im=cap2im, meta=meta,
+        folder=folder, name=split, regions=regions, objects=objects, captions=captions, cap2im=cap2im,
+        meta=meta, object_boxes=object_boxes,
         boxes=open_boxes(folder / f"{split}_boxes.npy", n, k, repeats),
-        object_boxes=None if objects is None else open_boxes(folder / f"{split}_object_boxes.npy", n, objects.shape[1]),
         ids=read_ids(folder / f"{split}_ids.txt", n, repeats) or [f"row {row}" for row in range(n)],
         phrases=_read_phrases(folder / f"{split}_phrases.jsonl", captions),
         satisfies=_open_satisfies(folder / f"{split}_satisfies.npy", len(captions), n))
@@ -131,8 +135,8 @@ def check_files(folder: Path, files: dict[str, dict]) -> None:
         size = path.stat().st_size if path.is_file() else None
         if size != stored["bytes"]:
             found = "is missing" if size is None else f"has {size:,} bytes"
-            raise DataError(f"{path} {found}, but meta.json says {stored['bytes']:,} bytes; delete {folder} and "
-                            "prepare the data again")
+            raise DataError(f"{path} {found}, but meta.json says {stored['bytes']:,} bytes; delete {folder} "
+                            "and prepare the data again")
 
 
 def verify_checksums(folder: Path | str) -> int:
@@ -144,23 +148,26 @@ def verify_checksums(folder: Path | str) -> int:
     check_files(Path(folder), files)
     for name, stored in files.items():
         if sha256_of(Path(folder) / name) != stored["sha256"]:
-            raise DataError(f"{Path(folder) / name}: its checksum is not the one in meta.json: the file was changed or "
-                            "damaged after it was written; delete the folder and prepare the data again")
+            raise DataError(f"{Path(folder) / name}: its checksum is not the one in meta.json: the file was "
+                            "changed or damaged after it was written; delete the folder and prepare the "
+                            "data again")
     return len(files)
 
 
-def write_split(folder: Path | str, raw: RawSplit, backbone, progress: bool = True, meta: dict | None = None) -> None:
-    """Prepares a split: features (resumed if begun, kept if the images are the same), the other files, meta.json.
+def write_split(folder: Path | str, raw: RawSplit, backbone, progress: bool = True,
+                meta: dict | None = None) -> None:
+    """Prepares a split: features (resumed if begun, kept if images are the same), other files, meta.json.
 
-    meta: further keys of meta.json; its key "split" holds further keys of this split's entry. A second process
-    waits for the first. DataError: a split that contradicts itself, another backbone than that of the folder's
-    other splits, a folder that cannot be written, a full disk.
+    meta: further keys of meta.json; its key "split" holds further keys of this split's entry. A second
+    process waits for the first. DataError: a split that contradicts itself, another backbone than that of the
+    folder's other splits, a folder that cannot be written, a full disk.
     """
     with locked(Path(folder)):
         write_locked(Path(folder), raw, backbone, progress, meta)
 
 
-def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True, extra: dict | None = None) -> None:
+def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True,
+                 extra: dict | None = None) -> None:
     """`write_split` for a caller that holds the folder's lock already."""
     _check_raw(raw)
     extra = dict(extra or {})
@@ -168,12 +175,14 @@ def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True, e
     descriptor = json.loads(json.dumps(backbone.descriptor))
     meta = read_meta(folder) or {"format": FORMAT, "splits": {}, "features": {}, "backbone": descriptor}
     if meta["backbone"] != descriptor:
-        differ = [key for key in {**meta["backbone"], **descriptor} if meta["backbone"].get(key) != descriptor.get(key)]
-        raise DataError(f"{folder}: its features were made with another backbone (differs in {', '.join(differ)}); "
-                        "give another folder for the prepared features")
+        before = meta["backbone"]
+        differ = [key for key in {**before, **descriptor} if before.get(key) != descriptor.get(key)]
+        raise DataError(f"{folder}: its features were made with another backbone (differs in "
+                        f"{', '.join(differ)}); give another folder for the prepared features")
     meta.update(extra, versions=_versions())
     key = features_key(raw, descriptor)
-    # meta.json forgets the split before a file of it changes, so that a kill leaves no mixture that looks whole.
+    # meta.json forgets the split before a file of it changes, so that a kill leaves no mixture that looks
+    # whole.
     meta["splits"].pop(raw.name, None)
     if not _has_features(folder, meta, raw.name, key):
         meta["features"].pop(raw.name, None)
@@ -185,8 +194,8 @@ def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True, e
     files = {**meta["features"][raw.name]["files"], **_describe(others)}
     inside = raw.image_folder.resolve().is_relative_to(folder.resolve())
     place = raw.image_folder.resolve().relative_to(folder.resolve()) if inside else raw.image_folder.resolve()
-    meta["splits"][raw.name] = {**entry, "images": len(raw.ids), "captions": len(raw.captions), "notes": raw.notes,
-                                "image_folder": str(place), "files": files}
+    meta["splits"][raw.name] = {**entry, "images": len(raw.ids), "captions": len(raw.captions),
+                                "notes": raw.notes, "image_folder": str(place), "files": files}
     _write(folder, replace_json, {"meta.json": meta})
 
 
@@ -203,7 +212,8 @@ def _write_others(folder: Path, raw: RawSplit, backbone) -> list[Path]:
         arrays[f"{name}_satisfies.npy"] = raw.satisfies.astype(bool)
     if raw.phrases is not None:
         text[f"{name}_phrases.jsonl"] = [json.dumps(vars(phrase)) for phrase in raw.phrases]
-    _write(folder, replace_bytes, {key: "".join(f"{line}\n" for line in lines).encode() for key, lines in text.items()})
+    whole = {key: "".join(f"{line}\n" for line in lines).encode() for key, lines in text.items()}
+    _write(folder, replace_bytes, whole)
     _write(folder, replace_array, arrays)
     for optional in ("object_boxes.npy", "satisfies.npy", "phrases.jsonl"):
         if f"{name}_{optional}" not in {**text, **arrays}:
@@ -257,7 +267,8 @@ def _open_objects(path: Path, regions: np.ndarray) -> np.ndarray | None:
         return None
     objects = open_array(path, 3, "f", "[images, objects, dimension]")
     if (len(objects), objects.shape[2]) != (len(regions), regions.shape[2]):
-        raise DataError(f"{path}: the shape {list(objects.shape)} does not go with the regions' {list(regions.shape)}")
+        raise DataError(f"{path}: the shape {list(objects.shape)} does not go with the regions' "
+                        f"{list(regions.shape)}")
     return objects
 
 

@@ -85,10 +85,12 @@ class Vocabulary:
             vocabulary = cls(stored["words"])
             expected = stored["sha256"]
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: no vocabulary there; a checkpoint holds vocabulary.json") from None
+            raise CheckpointError(f"{path}: no vocabulary there; a checkpoint holds "
+                                  "vocabulary.json") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: not a vocabulary ({error}); take the one saved with the model") from None
+            raise CheckpointError(f"{path}: not a vocabulary ({error}); take the one saved with the "
+                                  "model") from None
         if vocabulary.sha256 != expected:
-            raise CheckpointError(f"{path}: its words have the checksum {vocabulary.sha256[:12]}, but it says "
-                                  f"{str(expected)[:12]}: the file was changed after it was saved")
+            raise CheckpointError(f"{path}: its words have the checksum {vocabulary.sha256[:12]}, but it "
+                                  f"says {str(expected)[:12]}: the file was changed after it was saved")
         return vocabulary
