@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -168,10 +167,8 @@ def test_entities_beside_the_pictures_are_found(tmp_path):
     assert flickr8k_source(folder)["train"].notes["entities"]["images_without_file"] == 2
 
 
-def test_the_real_folder():
-    if not os.environ.get("BSSAN_DATA"):
-        pytest.skip("needs a Flickr8k folder: set BSSAN_DATA to it")
-    dev = flickr8k_source(Path(os.environ["BSSAN_DATA"]), ["dev"])["dev"]
+def test_the_real_folder(flickr8k):
+    dev = flickr8k_source(flickr8k, ["dev"])["dev"]
     assert len(dev.ids) == 1000 and len(dev.captions) == 5000
     assert np.bincount(dev.cap2im).tolist() == [5] * 1000
     if dev.phrases is None:

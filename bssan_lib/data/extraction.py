@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def extract_features(folder: Path, raw: RawSplit, backbone, progress: bool = Tru
         _extract_rows(folder, raw, backbone, done, files, note, key, needed, progress)
     finally:
         for file in files:
-            file.close()
+            with suppress(OSError):  # what counts was flushed above; on a full disk closing fails once more
+                file.close()
     with writing(folder, needed):
         for output in outputs:
             os.replace(output.partial, output.path)
