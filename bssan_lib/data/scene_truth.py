@@ -20,12 +20,13 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from bssan_lib.data.scene_drawing import SIDE, Scene, Thing, shape_masks, thing_box
+from bssan_lib.data.scene_drawing import COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, shape_masks, thing_box
 
 PLACES = 4  # the most things in a scene
 MARGIN = 28  # pixels between centres from which "left of" and its like hold
 NEAR = 14  # pixels up to which a generated scene's centres are level
 ATTRIBUTES = ("shape", "colour", "size")
+CODES = {word: code for code, word in enumerate((*SHAPES, *COLOURS, *SIZES))}
 OPPOSITE = {"left": "right", "above": "below", "front": "behind"}
 RELATIONS = ("left", "right", "above", "below", "front", "behind", "between")
 
@@ -66,7 +67,7 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Facts:
-    """Many scenes as tables. attributes: name -> [N, PLACES] of words, "" where a scene has no such thing;
+    """Many scenes as tables. attributes: name -> int8 [N, PLACES], CODES of words, -1 for no thing;
     relations: name -> bool [N, PLACES, PLACES], "between" [N, PLACES, PLACES, PLACES]."""
 
     attributes: dict[str, np.ndarray]
@@ -74,10 +75,10 @@ class Facts:
 
     def matches(self, kind: Kind) -> np.ndarray:
         """bool [N, PLACES]: the things of this kind."""
-        found = self.attributes["shape"] != ""
+        found = self.attributes["shape"] >= 0
         for name in ATTRIBUTES:
             if getattr(kind, name) is not None:
-                found = found & (self.attributes[name] == getattr(kind, name))
+                found = found & (self.attributes[name] == CODES[getattr(kind, name)])
         return found
 
 
@@ -129,14 +130,14 @@ def _relate(tables, n, things):
 
 def gather_facts(scenes: list[Scene]) -> Facts:
     """Tables of N scenes; things in a scene's own order, from back to front."""
-    attributes = {name: np.full((len(scenes), PLACES), "", dtype="U12") for name in ATTRIBUTES}
+    attributes = {name: np.full((len(scenes), PLACES), -1, dtype=np.int8) for name in ATTRIBUTES}
     relations = {name: np.zeros((len(scenes),) + (PLACES,) * (3 if name == "between" else 2), dtype=bool)
                  for name in RELATIONS}
     for n, scene in enumerate(scenes):
         if len(scene.things) > PLACES:
             raise ValueError(f"scene {n} has {len(scene.things)} things, at most {PLACES} are provided for")
         for name, table in attributes.items():
-            table[n, :len(scene.things)] = [getattr(thing, name) for thing in scene.things]
+            table[n, :len(scene.things)] = [CODES[getattr(thing, name)] for thing in scene.things]
         _relate(relations, n, scene.things)
     return Facts(attributes, relations)
 
