@@ -9,8 +9,8 @@ from bssan_lib.errors import DataError
 SENTENCE = "[/EN#7/people A small child] rides [/EN#8/vehicles/scene a red cart] near [/EN#0/notvisual it] ."
 XML = """<annotation><size><width>200</width><height>100</height></size>
 <object><name>7</name><bndbox><xmin>20</xmin><ymin>10</ymin><xmax>60</xmax><ymax>110</ymax></bndbox></object>
-<object><name>8</name><name>7</name><bndbox><xmin>0</xmin><ymin>50</ymin><xmax>100</xmax><ymax>75</ymax></bndbox>
-</object>
+<object><name>8</name><name>7</name>
+<bndbox><xmin>0</xmin><ymin>50</ymin><xmax>100</xmax><ymax>75</ymax></bndbox></object>
 <object><name>8</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>9</ymax></bndbox></object>
 <object><name>9</name><nobndbox>1</nobndbox></object></annotation>"""
 
@@ -45,7 +45,8 @@ def test_a_phrase_of_punctuation_alone_is_none():
 
 def test_boxes_by_hand():
     # clipped at the lower border; one box of two chains; one without area and one without a box left out
-    assert parse_boxes(XML, "x") == {"7": [(0.1, 0.1, 0.3, 1.0), (0.0, 0.5, 0.5, 0.75)], "8": [(0.0, 0.5, 0.5, 0.75)]}
+    wide = (0.0, 0.5, 0.5, 0.75)
+    assert parse_boxes(XML, "x") == {"7": [(0.1, 0.1, 0.3, 1.0), wide], "8": [wide]}
 
 
 @pytest.mark.parametrize("xml", [
@@ -57,18 +58,19 @@ def test_damaged_or_hostile_xml_is_refused_by_name(xml):
         parse_boxes(xml, "11.xml")
 
 
-@pytest.mark.parametrize("as_zip, top", [(True, ""), (False, ""), (True, "entities-master/data/"), (False, "deep/")])
+@pytest.mark.parametrize("as_zip, top", [(True, ""), (False, ""), (True, "entities/data/"), (False, "deep/")])
 def test_phrases_are_matched_by_words_and_misses_are_counted(tmp_path, as_zip, top):
     ids = ["99.jpg", "11_abc.jpg"]
     captions = ["nothing known", "another wording", "a SMALL child rides a red cart, near it!"]
     phrases, notes = entities_phrases(archive(tmp_path, as_zip, top), ids, captions, np.array([0, 1, 1]))
-    assert [(p.caption, p.words, p.type) for p in phrases] == [(2, (0, 1, 2), "people"), (2, (4, 5, 6), "vehicles/scene")]
+    assert [(p.caption, p.words, p.type) for p in phrases] == [
+        (2, (0, 1, 2), "people"), (2, (4, 5, 6), "vehicles/scene")]
     assert phrases[1].boxes == ((0.0, 0.5, 0.5, 0.75),)
     assert notes["captions"] == 3 and notes["captions_matched"] == 1 and notes["images_without_file"] == 1
     assert notes["phrases"] == 3 and notes["phrases_with_boxes"] == 2
 
 
-@pytest.mark.parametrize("name", ["../outside.txt", "Sentences/../../x.txt", "/etc/x.txt", "..\\x.txt", "C:/x.txt"])
+@pytest.mark.parametrize("name", ["../x.txt", "Sentences/../../x.txt", "/etc/x.txt", "..\\x.txt", "C:/x.txt"])
 def test_a_zip_that_points_outside_is_refused(tmp_path, name):
     place = archive(tmp_path)
     with zipfile.ZipFile(place, "a") as file:

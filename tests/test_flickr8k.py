@@ -12,7 +12,7 @@ ROWS = [("b.jpg", "a red cart"), ("a.jpg", "two blue rings"), ("a.jpg", "rings, 
         ("c.jpg", "one star")]
 
 
-def make(folder: Path, rows=ROWS, splits=None, images="Flicker8k_Dataset", inner="Flickr8k_text", table=False):
+def make(folder, rows=ROWS, splits=None, images="Flicker8k_Dataset", inner="Flickr8k_text", table=False):
     """A small Flickr8k folder with pictures a, b and c."""
     text = folder / inner
     text.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,8 @@ def make(folder: Path, rows=ROWS, splits=None, images="Flicker8k_Dataset", inner
 
 
 @pytest.mark.parametrize("layout", [
-    {}, {"images": "Images", "inner": "."}, {"images": "images"}, {"images": "Flickr8k_Dataset"}, {"table": True},
-    {"table": True, "inner": ".", "images": "Images"}])
+    {}, {"images": "Images", "inner": "."}, {"images": "images"}, {"images": "Flickr8k_Dataset"},
+    {"table": True}, {"table": True, "inner": ".", "images": "Images"}])
 def test_every_layout_gives_the_same_splits_in_image_order(tmp_path, layout):
     splits = flickr8k_source(make(tmp_path, **layout))
     assert list(splits) == ["train", "test"]
@@ -70,7 +70,8 @@ def test_quotes_commas_and_lines_in_a_csv(tmp_path):
     folder = make(tmp_path, splits={"test": ["a.jpg"]}, table=True)
     (folder / "Flickr8k_text" / "captions.txt").write_text(
         'image,caption\na.jpg,"a ""red"" cart, and"\na.jpg,"two\nlines"\na.jpg,red, blue and green\n\n')
-    assert flickr8k_source(folder)["test"].captions == ['a "red" cart, and', "two lines", "red, blue and green"]
+    captions = flickr8k_source(folder)["test"].captions
+    assert captions == ['a "red" cart, and', "two lines", "red, blue and green"]
 
 
 def test_the_official_files_slip_is_left_out(tmp_path):
@@ -80,7 +81,8 @@ def test_the_official_files_slip_is_left_out(tmp_path):
 
 def test_captions_of_many_images_that_are_elsewhere_are_left_out(tmp_path):
     rows = [*ROWS, *((f"{i}.jpg", "elsewhere") for i in range(11))]
-    assert flickr8k_source(make(tmp_path, rows))["test"].notes["captions_of_images_in_no_split_or_another"] == 15
+    notes = flickr8k_source(make(tmp_path, rows))["test"].notes
+    assert notes["captions_of_images_in_no_split_or_another"] == 15
 
 
 @pytest.mark.parametrize("table", [False, True])
@@ -106,8 +108,8 @@ def test_a_malformed_row_is_named(tmp_path, row):
 
 
 @pytest.mark.parametrize("text, line", [
-    ("a.jpg,a caption\n", 1), ("image,caption\njust words\n", 2), ("image,caption\na.jpg,fine\na.jpg,\"open\n", 3),
-    ("", 1)])
+    ("a.jpg,a caption\n", 1), ("", 1), ("image,caption\njust words\n", 2),
+    ("image,caption\na.jpg,fine\na.jpg,\"open\n", 3)])
 def test_a_malformed_table_is_named(tmp_path, text, line):
     folder = make(tmp_path, table=True)
     (folder / "Flickr8k_text" / "captions.txt").write_text(text)

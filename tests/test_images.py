@@ -38,8 +38,8 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize("mode, suffix", [
-    ("L", "png"), ("1", "png"), ("CMYK", "jpg"), ("P", "gif"), ("L", "jpg"), ("YCbCr", "jpg"), ("CMYK", "tif"),
-    ("LAB", "tif")])
+    ("L", "png"), ("1", "png"), ("CMYK", "jpg"), ("P", "gif"), ("L", "jpg"), ("YCbCr", "jpg"),
+    ("CMYK", "tif"), ("LAB", "tif")])
 def test_other_colour_spaces_work(tmp_path, mode, suffix):
     source = Image.new("LAB", (14, 6)) if mode == "LAB" else two_halves().convert(mode)
     source.save(tmp_path / f"a.{suffix}")

@@ -61,7 +61,7 @@ class PreparedSplit:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Keys images N, captions C, regions K, objects M (K where the objects are the regions), dimension D."""
+        """Keys images N, captions C, regions K, objects M (K where objects is None), dimension D."""
         objects = self.regions if self.objects is None else self.objects
         return dict(images=len(self.regions), captions=len(self.captions), regions=self.regions.shape[1],
                     objects=objects.shape[1], dimension=self.regions.shape[2])
