@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bssan_lib.config import ModelConfig
 from bssan_lib.o2w import o2w_scores
-from bssan_lib.w2r import affinity, gram, length_mask, safe_norm, w2r_scores
+from bssan_lib.w2r import affinity, safe_norm, w2r_scores, w2r_weights
 
 PADDING, UNKNOWN = 0, 1  # rows of every vocabulary
 
@@ -58,7 +58,7 @@ class CaptionCodes:
 class PairScores:
     """Scores [B, C] of every image with every caption, and the weights behind them when they were asked for.
 
-    w2r_weights: [B, K, C, T], sums to one over K. o2w_weights: [B, M, C, T], sums to one over T.
+    w2r_weights: [B, K, C, T], sums to one over K. o2w_weights: [C, T, B, M], sums to one over T.
     """
 
     joint: Tensor
@@ -174,18 +174,13 @@ class BSSAN(nn.Module):
         """
         if self.config.reading == "inputs":
             return self._score_by_inputs(images, captions, weights)
-        mask = length_mask(captions.lengths, captions.words.shape[1])
-        similarity = affinity(captions.words, images.regions)
-        s_w2r, alpha = w2r_scores(
-            similarity, safe_norm(captions.words), gram(images.regions), mask, self.log_temperature_w.exp()
-        )
-        if images.objects is not images.regions:
-            similarity = affinity(captions.words, images.objects)
-        s_o2w, beta = o2w_scores(
-            similarity, safe_norm(images.objects), gram(captions.words), mask, self.log_temperature_o.exp()
-        )
-        joint = self.gate * s_w2r + (1 - self.gate) * s_o2w
-        return PairScores(joint, s_w2r, s_o2w, *((alpha, beta) if weights else (None, None)))
+        return self._join(images, captions, weights)
+
+    def _join(self, images: ImageCodes, captions: CaptionCodes, weights: bool) -> PairScores:
+        w2r, alpha = w2r_scores(images.regions, captions.words, captions.lengths, self.log_temperature_w.exp())
+        o2w, beta = o2w_scores(images.objects, captions.words, captions.lengths, self.log_temperature_o.exp())
+        joint = self.gate * w2r + (1 - self.gate) * o2w
+        return PairScores(joint, w2r, o2w, *((alpha, beta) if weights else (None, None)))
 
     def _score_by_inputs(self, images: ImageCodes, captions: CaptionCodes, weights: bool) -> PairScores:
         """Reading (b): a first look by the word alone joins it in the LSTM's input; the states then look again.
@@ -193,28 +188,18 @@ class BSSAN(nn.Module):
         One run of the LSTM for every image, so B times the cost: the reading to compare at small scale.
         """
         embedded = self.dropout(self.embed(captions.tokens))
-        rows = []
-        plain = CaptionCodes(captions.words, captions.lengths, captions.tokens)
-        mask = length_mask(captions.lengths, captions.tokens.shape[1])
+        looks, scored = self.look(embedded), []
         for b in range(len(images.regions)):
             one = images[b : b + 1]
-            first = torch.softmax(
-                self.log_temperature_w.exp() * affinity(self.look(embedded), one.regions), dim=1
-            )[0]  # [K, C, T]
+            first = w2r_weights(affinity(one.regions, looks), self.log_temperature_w.exp())[0]  # [K, C, T]
             seen = torch.einsum("kct,kd->ctd", first, one.regions[0])
             states = self._states(torch.cat([embedded, seen], dim=-1), captions.lengths)
-            plain.words = self.bilinear(states)
-            similarity = affinity(plain.words, one.regions)
-            w2r, alpha = w2r_scores(
-                similarity, safe_norm(plain.words), gram(one.regions), mask, self.log_temperature_w.exp()
-            )
-            similarity = affinity(plain.words, one.objects)
-            o2w, beta = o2w_scores(
-                similarity, safe_norm(one.objects), gram(plain.words), mask, self.log_temperature_o.exp()
-            )
-            rows.append((w2r, o2w, alpha, beta) if weights else (w2r, o2w))
-        w2r, o2w, *kept = (torch.cat(column) for column in zip(*rows))
-        return PairScores(self.gate * w2r + (1 - self.gate) * o2w, w2r, o2w, *kept)
+            scored.append(self._join(one, CaptionCodes(self.bilinear(states), captions.lengths, captions.tokens), weights))
+        joint, w2r, o2w = (torch.cat([getattr(pair, name) for pair in scored]) for name in ("joint", "w2r", "o2w"))
+        if not weights:
+            return PairScores(joint, w2r, o2w)
+        alpha = torch.cat([pair.w2r_weights for pair in scored])
+        return PairScores(joint, w2r, o2w, alpha, torch.cat([pair.o2w_weights for pair in scored], dim=2))
 
     def summary(self) -> dict:
         """What a metrics file says of the model: its settings, size, temperatures and gate."""

@@ -8,7 +8,7 @@
 The abstract of the paper (DOI 10.1109/TIP.2018.2882225) says that this direction finds "the semantically close
 words for each visual object in the image"; the equations above are ours.
 
-As in W2R the attended vector is never built: with H_ts = u_t' u_s, |q_m|^2 = beta_m' H beta_m.
+As in W2R the attended vector is never built; here captions are the groups and their words what is attended.
 
 Letters: B images, C captions, M objects, T words, d joint size.
 """
@@ -16,30 +16,28 @@ Letters: B images, C captions, M objects, T words, d joint size.
 import torch
 from torch import Tensor
 
-from bssan_lib.w2r import SMALLEST_SQUARE
+from bssan_lib.attended import attended_cosine
+from bssan_lib.w2r import affinity, gram, length_mask, safe_norm
 
 
 def o2w_weights(similarity: Tensor, mask: Tensor, temperature: Tensor | float) -> Tensor:
     """How strongly each object looks at each word: a softmax over the real words of a caption.
 
-    similarity: [B, M, C, T] from `w2r.affinity` of words and objects. mask: [C, T], True for real words.
-    temperature: lambda_o, the inverse temperature. Returns beta [B, M, C, T]; sums to one over T, zero at padding.
+    similarity: [C, T, B, M], words by objects. mask: [C, T], True for real words. temperature: lambda_o, the inverse
+    temperature. Returns beta [C, T, B, M]; sums to one over T, zero at padding.
     """
-    return torch.softmax((temperature * similarity).masked_fill(~mask, float("-inf")), dim=-1)
+    return torch.softmax((temperature * similarity).masked_fill(~mask[:, :, None, None], float("-inf")), dim=1)
 
 
-def o2w_scores(
-    similarity: Tensor, object_norms: Tensor, word_gram: Tensor, mask: Tensor, temperature: Tensor | float
-) -> tuple[Tensor, Tensor]:
+def o2w_scores(objects: Tensor, words: Tensor, lengths: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     """Score every image against every caption by what its objects read.
 
-    similarity: [B, M, C, T]. object_norms: |o_m| [B, M]. word_gram: [C, T, T]. mask: [C, T], True for real words.
-    Returns scores [B, C], cosines averaged over objects, in [-1, 1]; and the weights [B, M, C, T] they were made of.
+    objects: o [B, M, d]. words: u [C, T, d]. lengths: [C], the real words. temperature: lambda_o, a scalar.
+    Returns scores [B, C], cosines averaged over objects, in [-1, 1]; and the weights [C, T, B, M] they were made of,
+    which are those of `o2w_weights` and carry no gradient.
     """
-    weights = o2w_weights(similarity, mask, temperature)
-    dot = (weights * similarity).sum(-1)
-    by_caption = weights.flatten(0, 1).transpose(0, 1)  # [C, B*M, T]: one product per caption
-    mixed = torch.bmm(by_caption, word_gram)
-    attended_square = (by_caption * mixed).sum(-1).T.view_as(dot)
-    cosine = dot / (object_norms[:, :, None] * attended_square.clamp_min(SMALLEST_SQUARE).sqrt())
-    return cosine.mean(1), weights
+    similarity = affinity(words, objects)
+    mask = length_mask(lengths, words.shape[1])
+    result, weights = attended_cosine(similarity.flatten(2), gram(words), temperature, mask)
+    cosine = result.view(len(words), *objects.shape[:2]) / safe_norm(objects)
+    return cosine.mean(-1).T, weights.view_as(similarity)

@@ -180,7 +180,7 @@ def attend_arrays(
     pair = model.score(images, model.encode_captions(tokens, torch.tensor([len(words)], device=device)), weights=True)
     return Attention(
         w2r=pair.w2r_weights[0, :, 0].T.float().cpu().numpy(),
-        o2w=pair.o2w_weights[0, :, 0].float().cpu().numpy(),
+        o2w=pair.o2w_weights[0, :, 0].T.float().cpu().numpy(),
         words=words,
         score=float(pair.joint), score_w2r=float(pair.w2r), score_o2w=float(pair.o2w), gate=float(model.gate),
     )

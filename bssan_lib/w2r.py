@@ -8,11 +8,8 @@
 The abstract of the paper (DOI 10.1109/TIP.2018.2882225) names an "LSTM with bilinear attention function to
 infer the image regions which are more related to the particular words"; the equations above are ours.
 
-c_t is never built. With the Gram matrix of the regions, G_kl = v_k' v_l,
-
-    u_t' c_t = sum_k alpha_tk s_tk      and      |c_t|^2 = alpha_t' G alpha_t
-
-so the largest tensor is [B, K, C, T] and none is [B, C, T, d].
+c_t is never built: `attended.attended_cosine` needs s_tk and the Gram matrix of the regions alone, so the largest
+tensor is [B, K, C, T] and none is [B, C, T, d].
 
 Letters: B images, C captions, K regions, T words, d joint size.
 """
@@ -20,8 +17,7 @@ Letters: B images, C captions, K regions, T words, d joint size.
 import torch
 from torch import Tensor
 
-# Inside a root, so that a vector of zeros (a padded word) has a gradient of zero and not of NaN.
-SMALLEST_SQUARE = 1e-12
+from bssan_lib.attended import SMALLEST_SQUARE, attended_cosine
 
 
 def length_mask(lengths: Tensor, width: int | None = None) -> Tensor:
@@ -38,13 +34,13 @@ def safe_norm(vectors: Tensor) -> Tensor:
     return vectors.square().sum(-1).clamp_min(SMALLEST_SQUARE).sqrt()
 
 
-def affinity(words: Tensor, regions: Tensor) -> Tensor:
-    """s[b, k, c, t] = words[c, t] . regions[b, k], in one matrix product.
+def affinity(left: Tensor, right: Tensor) -> Tensor:
+    """Dot products of all vectors of one side with all of the other, in one matrix product.
 
-    words: [C, T, d]. regions: [B, K, d]. Returns [B, K, C, T].
+    left: [N, L, d]. right: [P, Q, d]. Returns s [N, L, P, Q], s[n, l, p, q] = left[n, l] . right[p, q].
     """
-    flat = regions.flatten(0, 1) @ words.flatten(0, 1).T
-    return flat.view(*regions.shape[:2], *words.shape[:2])
+    flat = left.flatten(0, 1) @ right.flatten(0, 1).T
+    return flat.view(*left.shape[:2], *right.shape[:2])
 
 
 def gram(vectors: Tensor) -> Tensor:
@@ -55,25 +51,22 @@ def gram(vectors: Tensor) -> Tensor:
 def w2r_weights(similarity: Tensor, temperature: Tensor | float) -> Tensor:
     """How strongly each word looks at each region: a softmax over the K regions of an image.
 
-    similarity: [B, K, C, T] from `affinity`. temperature: lambda_w, the inverse temperature (larger is sharper).
+    similarity: [B, K, C, T], regions by words. temperature: lambda_w, the inverse temperature (larger is sharper).
     Returns alpha [B, K, C, T]; sums to one over K.
     """
     return torch.softmax(temperature * similarity, dim=1)
 
 
-def w2r_scores(
-    similarity: Tensor, word_norms: Tensor, region_gram: Tensor, mask: Tensor, temperature: Tensor | float
-) -> tuple[Tensor, Tensor]:
+def w2r_scores(regions: Tensor, words: Tensor, lengths: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     """Score every image against every caption by what its words see.
 
-    similarity: [B, K, C, T]. word_norms: |u_t| [C, T]. region_gram: [B, K, K]. mask: [C, T], True for real words.
-    Returns scores [B, C], cosines averaged over words, in [-1, 1]; and the weights [B, K, C, T] they were made of.
+    regions: v [B, K, d]. words: u [C, T, d]. lengths: [C], the real words. temperature: lambda_w, a scalar.
+    Returns scores [B, C], cosines averaged over words, in [-1, 1]; and the weights [B, K, C, T] they were made of,
+    which are those of `w2r_weights` and carry no gradient.
     """
-    weights = w2r_weights(similarity, temperature)
-    dot = (weights * similarity).sum(1)
-    mixed = torch.bmm(region_gram, weights.flatten(2)).view_as(weights)
-    attended_square = (weights * mixed).sum(1)
-    cosine = dot / (word_norms * attended_square.clamp_min(SMALLEST_SQUARE).sqrt())
+    similarity = affinity(regions, words)
+    result, weights = attended_cosine(similarity.flatten(2), gram(regions), temperature)
+    cosine = result.view(len(regions), *words.shape[:2]) / safe_norm(words)
     # A padded word's cosine is thrown away by value, not by product: 0 * inf would be NaN.
-    cosine = cosine.masked_fill(~mask, 0.0)
-    return cosine.sum(-1) / mask.sum(-1), weights
+    mask = length_mask(lengths, words.shape[1])
+    return cosine.masked_fill(~mask, 0.0).sum(-1) / lengths, weights.view_as(similarity)
