@@ -1,4 +1,4 @@
-"""Numbers beside each other with their intervals: recalls, grounding, pairs. All are percentages, 0 to 100."""
+"""Numbers beside each other with intervals: recalls, grounding, pairs. All are percentages, 0 to 100."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,8 +24,8 @@ def bars(
     """Bars side by side: a group a name in `groups`, in it a bar a name in `series`.
 
     series: by name, a percentage for each group, or None for no bar; printed where there is room.
-    intervals: by name of series, (low, high) or None for each group. chance: by name of series, a height which a
-    dashed line marks.
+    intervals: by name of series, (low, high) or None for each group. chance: by name of series, a height that
+    a dashed line marks.
     """
     count = len(series)
     thick = 0.84 / max(count, 1)

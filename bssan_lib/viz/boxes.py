@@ -44,7 +44,7 @@ def phrase_boxes(
     check_images([image], "boxes of a phrase")
     phrases = [phrases] if isinstance(phrases, str) else list(phrases)
     weights = check_weights(
-        np.atleast_2d(np.asarray(weights)), len(phrases), None, "boxes of a phrase: attention"
+        weights if np.ndim(weights) == 2 else [weights], len(phrases), None, "boxes of a phrase: attention"
     )
     boxes = check_boxes(boxes, weights.shape[1], "boxes of a phrase")
     highest = weights.max() or 1.0

@@ -1,5 +1,6 @@
 """Training as it went: loss, recalls, temperatures and gate by epoch. Recalls are percentages, 0 to 100."""
 
+import io
 from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
@@ -121,7 +122,7 @@ def live_curve(width: str | float = "two") -> Callable[[list[dict]], None]:
     """
     try:
         from IPython import get_ipython
-        from IPython.display import display
+        from IPython.display import Image, display
     except ImportError:
         return lambda history: None
     if get_ipython() is None:
@@ -131,10 +132,13 @@ def live_curve(width: str | float = "two") -> Callable[[list[dict]], None]:
     def draw(history: list[dict]) -> None:
         nonlocal handle
         figure, _, _ = training_curves(history, width=width)
-        if handle is None:
-            handle = display(figure, display_id=True)
-        else:
-            handle.update(figure)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=figure.dpi)  # bytes are shown whatever the drawing backend is
         plt.close(figure)  # else the notebook would show it once more at the end of the cell
+        shown = Image(png.getvalue(), alt=f"training curves up to epoch {len(history)}")
+        if handle is None:
+            handle = display(shown, display_id=True)
+        else:
+            handle.update(shown)
 
     return draw

@@ -79,13 +79,14 @@ def matrix_panel(
         mappable = axes.pcolormesh(values, cmap=SEQUENTIAL, norm=norm, linewidth=0)
         axes.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
         axes.spines[:].set_visible(True)
-        axes.set_title(plain(title), parse_math=False)
-        axes.set_xlabel(plain(column_title), parse_math=False)
+        box = axes.get_position()
+        wide = box.width * figure.get_figwidth()
+        axes.set_title(fit(title, wide), parse_math=False)
+        axes.set_xlabel(fit(column_title, wide), parse_math=False)
         axes.set_ylabel(plain(row_title), parse_math=False)
         finish(axes)
-        box = axes.get_position()
         _name_cells(axes.yaxis, rows, values.shape[0], box.height * figure.get_figheight(), False)
-        _name_cells(axes.xaxis, columns, values.shape[1], box.width * figure.get_figwidth(), True)
+        _name_cells(axes.xaxis, columns, values.shape[1], wide, True)
         if annotate:
             _print_numbers(axes, values, norm, ".2f" if annotate is True else annotate)
         if text:

@@ -11,7 +11,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.textpath import text_to_path
 
@@ -32,6 +33,7 @@ TICK, CROSS = "\u2713", "\u2717"
 FORMATS = ("pdf", "svg", "png")
 NOTE_KEYS = ("image", "caption", "checkpoint", "direction", "temperature", "seed")
 SMALL, NORMAL = 6.0, 7.0
+SCREEN_DPI = 110  # dots an inch in a notebook
 
 # DejaVu Sans comes with matplotlib; the others are used where a machine has them, for scripts which it lacks.
 _FALLBACKS = [
@@ -84,7 +86,7 @@ def _settings() -> dict:
         "image.cmap": SEQUENTIAL,
         "axes.prop_cycle": mpl.cycler(color=SERIES),
         "figure.facecolor": "white",
-        "figure.dpi": 110,
+        "figure.dpi": SCREEN_DPI,
         "savefig.dpi": 300,
         "savefig.bbox": None,
         "savefig.facecolor": "white",
@@ -121,12 +123,21 @@ def plain(text: object) -> str:
     return re.sub(" +", " ", text).strip()
 
 
+@lru_cache(maxsize=4096)
 def text_width(text: str, size: float = NORMAL) -> float:
-    """Inches that a text takes in the figures' font at a size in points."""
+    """Inches that a text takes in the figures' font at a size in points, on paper or on a screen."""
     font = font_manager.FontProperties(family=_families(), size=size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+        paper = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+        # A screen rounds each letter to pixels, which makes small text up to a tenth wider.
+        screen = _screen().get_text_width_height_descent(text, font, ismath=False)[0] / SCREEN_DPI
+    return max(paper, screen)
+
+
+@lru_cache(maxsize=1)
+def _screen() -> RendererAgg:
+    return RendererAgg(8, 8, SCREEN_DPI)
 
 
 def fit(text: object, inches: float, size: float = NORMAL) -> str:
@@ -269,5 +280,6 @@ def _write(path: Path, writer: Callable[[Path], object]) -> Path:
     except OSError as problem:
         raise RunError(f"cannot write the figure {path}: {problem.strerror or problem}") from problem
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may not be one
+            partial.unlink()
     return path

@@ -1,0 +1,610 @@
+"""What is drawn is what was given: artists, scales, sizes, fonts and pages are read back, not pixels."""
+
+import re
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+matplotlib.use("Agg")
+
+from bssan_lib import viz
+from bssan_lib.errors import ConfigError, DataError, RunError
+from bssan_lib.viz import pictures, style
+
+NASTY = '$x_1^2$ _under_ "quotes" <b>&amp; 50% \\frac 日本語 🐕 שלום \t\x07 -- \ud800'
+WORDS = ["a", "$red_", "ball^2", "日本語", "🐕", '"left"', "of", "boxes"]
+WINDOWS = np.array([[j / 7, i / 7, (j + 3) / 7, (i + 3) / 7] for i in range(5) for j in range(5)])
+CELLS = np.array([[j / 7, i / 7, (j + 1) / 7, (i + 1) / 7] for i in range(7) for j in range(7)])
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+def picture(width=130, height=70):
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
+
+
+def softmax(rows, columns, seed=0):
+    z = np.exp(np.random.default_rng(seed).normal(size=(rows, columns)))
+    return z / z.sum(axis=1, keepdims=True)
+
+
+def attention(words=WORDS, regions=49, objects=25):
+    return SimpleNamespace(
+        w2r=softmax(len(words), regions), o2w=softmax(objects, len(words), 1), words=list(words)
+    )
+
+
+def history(epochs=5, shift=0.0):
+    return [
+        {
+            "epoch": e,
+            "step": 7 * e,
+            "loss": 3 / e + shift,
+            "temperature_w": 9 + e,
+            "temperature_o": 9 - e,
+            "gate": 0.6,
+            "dev": {
+                "rsum": 20.0 * e + shift,
+                "i2t": {"R@1": 3.0 * e, "R@5": 5.0 * e, "R@10": 7.0 * e},
+                "t2i": {"R@1": 2.0 * e, "R@5": 4.0 * e, "R@10": 6.0 * e},
+            },
+        }
+        for e in range(1, epochs + 1)
+    ]
+
+
+def metrics(shift=0.0):
+    way = {"R@1": 11.0 + shift, "R@5": 23.0 + shift, "R@10": 31.0 + shift}
+    spans = {k: [v - 3, v + 2] for k, v in way.items()}
+    return {"i2t": way, "t2i": {k: v - 5 for k, v in way.items()}, "ci95": {"i2t": spans, "t2i": spans}}
+
+
+def table(shift=0.0):
+    return {
+        "w2r": {"pointing_game": 61.0 - shift, "mass_in_box": 44.0 - shift},
+        "o2w": {"pointing_game": 41.0, "mass_on_words": 29.0},
+        "baselines": {"center": 53.0 - shift, "uniform_mass": 29.0 - shift, "uniform_words": 13.0},
+    }
+
+
+GROUNDING = {
+    **table(),
+    "n_phrases": 97,
+    "ci95": {"w2r": {"pointing_game": [59, 63], "mass_in_box": [43, 46]}},
+    "by_type": {
+        "people": {"n": 53, **table(2)},
+        "body parts": {"n": 11, **table(5)},
+        "animals": {"n": 19, **table(7)},
+        "vehicles": {"n": 7, **table(11)},
+        "instruments": {"n": 5, **table(13)},
+        "scene": {"n": 2, **table(17)},
+    },
+}
+PAIRS = {
+    "colour": {"n": 13, "text": 61.0, "image": 47.0, "group": 31.0},
+    "relation": {"n": 17, "text": 29.0, "image": 23.0, "group": 11.0},
+    "all": {"n": 30, "text": 43.0, "image": 33.0, "group": 19.0},
+    "chance": {"text": 25.0, "image": 25.0, "group": 100 / 6},
+}
+RETRIEVED = np.array([[0.71, 0.53, 0.31], [0.67, 0.59, 0.13]])
+RIGHT = np.array([[True, False, False], [False, False, True]])
+
+FIGURES = {
+    "word_panels": lambda width: viz.word_panels(
+        picture(), attention().w2r, WORDS, caption=NASTY, true_boxes={2: [[0.1, 0.2, 0.5, 0.9]]}, width=width
+    ),
+    "word_panels of boxes": lambda width: viz.word_panels(
+        picture(), softmax(2, 25), ["a ball", NASTY], boxes=WINDOWS, width=width
+    ),
+    "region_grid": lambda width: viz.region_grid(picture(), object_boxes=WINDOWS, width=width),
+    "matrix_panel": lambda width: viz.matrix_panel(
+        softmax(3, 5),
+        ["dog", NASTY, "on"],
+        list("abcde"),
+        title=NASTY,
+        annotate=True,
+        text=NASTY,
+        row_title="word",
+        column_title="region",
+        width=width,
+    ),
+    "alignment": lambda width: viz.alignment(attention(), title=NASTY, width=width),
+    "links": lambda width: viz.links(attention(), title=NASTY, width=width),
+    "links with pictures": lambda width: viz.links(
+        attention(), image=picture(), boxes=CELLS, object_boxes=WINDOWS, width=width
+    ),
+    "phrase_boxes": lambda width: viz.phrase_boxes(
+        picture(), softmax(2, 25), WINDOWS, ["a ball", NASTY], true_boxes=[[[0, 0, 1, 1]], []], width=width
+    ),
+    "object_words": lambda width: viz.object_words(picture(), attention().o2w, WINDOWS, WORDS, width=width),
+    "retrieved_images": lambda width: viz.retrieved_images(
+        [NASTY, "a red ball " * 31],
+        [[picture(), picture(70, 90), picture()]] * 2,
+        RETRIEVED,
+        RIGHT,
+        width=width,
+        own=[(picture(), 37), (picture(70, 130), 5)],
+        attention=[list(softmax(3, 49))] * 2,
+    ),
+    "retrieved_captions": lambda width: viz.retrieved_captions(
+        [picture(), picture(70, 90)],
+        [[NASTY, "two", "a red ball " * 31]] * 2,
+        RETRIEVED,
+        RIGHT,
+        width=width,
+        own=[(NASTY, 37), ("one", 5)],
+    ),
+    "training_curves": lambda width: viz.training_curves([history(), history(3, 0.5)], width=width),
+    "recall_bars": lambda width: viz.recall_bars({"joint": metrics(), NASTY: metrics(3)}, width=width),
+    "grounding_bars": lambda width: viz.grounding_bars(GROUNDING, width=width),
+    "pair_bars": lambda width: viz.pair_bars(PAIRS, width=width),
+}
+
+
+def texts(figure):
+    return [
+        one.get_text() for one in figure.findobj(matplotlib.text.Text) if one.get_text() and one.get_visible()
+    ]
+
+
+def meshes(axes):
+    return [one for one in axes.collections if isinstance(one, matplotlib.collections.QuadMesh)]
+
+
+def page_inches(pdf: bytes):
+    box = re.search(rb"/MediaBox \[ ?([\d. ]+?) ?\]", pdf)
+    left, low, right, high = map(float, box.group(1).split())
+    return (right - left) / 72, (high - low) / 72
+
+
+# -- every figure, both widths
+
+
+@pytest.mark.parametrize("width, inches", [("one", 3.25), ("two", 6.75)])
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_page_is_as_wide_as_asked_fonts_are_embedded_and_no_text_is_cut_or_hidden(
+    name, width, inches, tmp_path, monkeypatch
+):
+    figure, axes, mappable = FIGURES[name](width)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    assert all(isinstance(one, matplotlib.axes.Axes) for one in np.ravel(axes))
+    assert mappable is None or isinstance(mappable, matplotlib.cm.ScalarMappable)
+
+    drawn, draw = set(), matplotlib.text.Text.draw  # ticks beyond the limits have texts which are never drawn
+    monkeypatch.setattr(
+        matplotlib.text.Text, "draw", lambda text, *rest: (drawn.add(text), draw(text, *rest))
+    )
+    figure.canvas.draw()
+    boxes = [
+        (one.get_text(), one.get_window_extent(), one.get_rotation())
+        for one in drawn
+        if one.get_text().strip()
+    ]
+    for i, (text, box, turned) in enumerate(boxes):
+        within = box.x0 > -2 and box.y0 > -2 and box.x1 < figure.bbox.x1 + 2 and box.y1 < figure.bbox.y1 + 2
+        assert within, f"{text!r} goes beyond the page: {box}"
+        for other, second, also_turned in boxes[:i]:
+            across = min(box.x1, second.x1) - max(box.x0, second.x0)
+            down = min(box.y1, second.y1) - max(box.y0, second.y0)
+            # Two pixels at 110 an inch: a text's extent has room for accents and descenders.
+            # Extents of slanted names overlap where the names do not.
+            slanted = turned % 90 or also_turned % 90
+            assert slanted or across <= 2 or down <= 2, f"{text!r} and {other!r} overlap"
+
+    (path,) = viz.save_figure(figure, tmp_path / "figure", ("pdf",))
+    pdf = path.read_bytes()
+    assert page_inches(pdf) == pytest.approx((inches, figure.get_figheight()), abs=0.005)
+    assert re.search(rb"/Subtype /(TrueType|CIDFontType2)", pdf) and b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+
+
+def test_figures_leave_settings_alone_and_show_nothing(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *_, **__: pytest.fail("a figure function showed a window"))
+    before = dict(matplotlib.rcParams)
+    viz.alignment(attention())
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_own_width_and_wrong_widths():
+    assert viz.alignment(attention(), width=5.0)[0].get_figwidth() == 5.0
+    for wrong in ("three", 0.0, -3.25, float("nan"), True):
+        with pytest.raises(ConfigError, match="3.25"):
+            viz.alignment(attention(), width=wrong)
+
+
+# -- texts and files
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_caption_is_saved_in_every_format_without_a_warning(tmp_path):
+    with style.paper_style():
+        figure, axes, _ = viz.word_panels(picture(), softmax(1, 49), [NASTY], caption=NASTY, width="one")
+    written = viz.save_figure(figure, tmp_path / "new folder" / "fig.v2", note={"caption": NASTY, "seed": 7})
+    assert [path.name for path in written] == ["fig.v2.pdf", "fig.v2.svg", "fig.v2.png", "fig.v2.txt"]
+    assert sorted(path.name for path in written[0].parent.iterdir()) == sorted(path.name for path in written)
+    ElementTree.parse(written[1])
+    with Image.open(written[2]) as png:
+        assert png.size[0] == 975
+    assert any(text.startswith("$x_1^2$ _under_") for text in texts(figure))
+
+
+def test_svg_page_has_the_width(tmp_path):
+    (path,) = viz.save_figure(viz.alignment(attention(), width="two")[0], tmp_path / "a.pdf", ("svg",))
+    assert path.name == "a.svg"
+    assert float(ElementTree.parse(path).getroot().get("width").removesuffix("pt")) / 72 == pytest.approx(
+        6.75
+    )
+
+
+def test_note_tells_what_a_caption_needs(tmp_path):
+    note = {
+        "image": "ball.png",
+        "caption": "a $red ball\nand",
+        "direction": "w2r",
+        "temperature": 9.5,
+        "score": 0.31,
+    }
+    figure, _, _ = viz.alignment(attention())
+    paths = viz.save_figure(figure, tmp_path / "a", formats=(), note=note)
+    assert paths[0].read_text(encoding="utf-8") == (
+        "image: ball.png\ncaption: a $red ball and\ncheckpoint: not given\ndirection: w2r\ntemperature: 9.5\n"
+        "seed: not given\nscore: 0.31\n"
+    )
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    for name in ("a", "b"):
+        viz.save_figure(viz.alignment(attention())[0], tmp_path / name / "figure")
+    for ending in style.FORMATS:
+        first, second = ((tmp_path / name / f"figure.{ending}").read_bytes() for name in ("a", "b"))
+        assert first == second, ending
+
+
+def test_a_figure_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    figure, _, _ = viz.alignment(attention())
+    with pytest.raises(RunError, match="cannot write the figure"):
+        viz.save_figure(figure, tmp_path / "file" / "a")
+    with pytest.raises(ConfigError, match="pdf, svg, png"):
+        viz.save_figure(figure, tmp_path / "a", ("docx",))
+
+
+def test_wrap_and_fit_stay_within_their_width_and_keep_the_words():
+    long = "one two three four five six seven " * 3
+    lines = style.wrap(long, 1.5, lines=20).split("\n")
+    assert " ".join(lines) == long.strip() and all(style.text_width(line) <= 1.5 for line in lines)
+    assert style.wrap("日本語" * 20, 1.0, lines=50).replace("\n", "") == "日本語" * 20
+    cut = style.wrap(long, 1.0, lines=2)
+    assert cut.count("\n") == 1 and cut.endswith("…")
+    assert style.fit("short", 3) == "short" and style.text_width(style.fit(long, 1.0)) <= 1.0
+    assert style.wrap("", 1.0) == ""
+
+
+def test_colours_grow_brighter_with_the_value():
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    plain = matplotlib.colormaps[style.SEQUENTIAL](np.linspace(0, 1, 256))[:, :3] @ weights
+    overlay = style.attention_colours()(np.arange(256))
+    for ground in (0.0, pictures.DIM):  # over the darkest and the lightest that a dimmed picture holds
+        laid = overlay[:, :3] @ weights * overlay[:, 3] + ground * (1 - overlay[:, 3])
+        assert (np.diff(laid) > 0).all()
+    assert (np.diff(plain) > -1e-3).all() and plain[-1] - plain[0] > 0.7
+
+
+# -- heatmaps
+
+
+def test_word_panels_draw_the_weights_on_one_scale_at_true_aspect():
+    weights = softmax(3, 6)
+    image = picture(130, 70)
+    figure, axes, mappable = viz.word_panels(
+        image, weights, ["a", "ball", "<pad>"], grid=(2, 3), true_boxes={1: [[0.1, 0.2, 0.5, 0.7]]}
+    )
+    assert len(axes) == 3  # the picture and two words: padding is no word
+    assert [one.get_title() for one in axes] == ["picture", "a", "ball"]
+    assert not meshes(axes[0])
+    for t, one in enumerate(axes[1:]):
+        (mesh,) = meshes(one)
+        np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(2, 3), weights[t].reshape(2, 3))
+        assert (mesh.norm.vmin, mesh.norm.vmax) == (0, weights[:2].max())
+        mesh.update_scalarmappable()
+        opacity = mesh.get_facecolors()[:, 3]
+        assert (np.diff(opacity[np.argsort(weights[t])]) >= 0).all()
+        corners = mesh.get_coordinates()
+        assert corners[0, 0].tolist() == [0, 0] and corners[-1, -1].tolist() == [130, 70]
+    figure.canvas.draw()
+    for one in axes:
+        box = one.get_window_extent()
+        assert box.height / box.width == pytest.approx(70 / 130, rel=0.01)
+    (true_box,) = [one for one in axes[2].patches if one.get_gid() == "true box"]
+    assert (true_box.get_x(), true_box.get_y()) == pytest.approx((13, 14))
+    assert (true_box.get_width(), true_box.get_height()) == pytest.approx((52, 35))
+    assert not axes[1].patches
+    (bar,) = [one for one in figure.axes if one not in axes]
+    assert bar.get_xlabel() == "attention; each word's sums to one over the regions"
+    assert mappable.norm.vmax == weights[:2].max()
+
+
+def test_word_panels_dim_the_picture_and_keep_the_first():
+    _, axes, _ = viz.word_panels(picture(), softmax(1, 49), ["ball"])
+    first, second = (np.asarray(one.images[0].get_array()) for one in axes)
+    np.testing.assert_array_equal(first, np.asarray(picture()))
+    assert second.max() <= 255 * pictures.DIM and (np.ptp(second, axis=2) == 0).all()
+
+
+def test_chosen_words_and_a_chosen_scale():
+    weights = softmax(5, 49)
+    _, axes, mappable = viz.word_panels(picture(), weights, list("abcde"), only=[3, 1], top=0.01)
+    assert [one.get_title() for one in axes] == ["picture", "d", "b"]
+    assert mappable.norm.vmax == 0.01
+
+
+def test_boxes_have_lines_as_wide_as_their_weight():
+    weights = np.array([[0.1, 0.6, 0.3]])
+    boxes = [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0.2, 0.2, 0.4, 0.4]]
+    _, axes, _ = viz.word_panels(picture(100, 50), weights, ["ball"], boxes=boxes)
+    drawn = axes[1].patches
+    assert [round(one.get_linewidth(), 3) for one in drawn] == [
+        round(0.2 + 2.3 * w / 0.6, 3) for w in (0.1, 0.3, 0.6)
+    ]
+    assert (drawn[2].get_x(), drawn[2].get_y(), drawn[2].get_width()) == (50, 25, 50)
+
+
+def test_region_grid_numbers_every_cell():
+    figure, axes, _ = viz.region_grid(picture(), grid=(2, 3), object_boxes=WINDOWS, objects=[5, 23])
+    assert [one.get_text() for one in axes[0].texts] == list("012345")
+    assert [one.get_text() for one in axes[1].texts] == ["5", "23"]
+    x, y = axes[0].texts[4].get_position()
+    assert (x, y) == pytest.approx((65, 52.5))
+    assert len(viz.region_grid(picture(), grid=(2, 3))[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: viz.word_panels(picture(), softmax(2, 49), ["one"]), r"\[1, any\], got \[2, 49\]"),
+        (
+            lambda: viz.word_panels(picture(), softmax(1, 36), ["one"]),
+            r"36 regions do not fill a grid of \(7, 7\)",
+        ),
+        (lambda: viz.word_panels(None, softmax(1, 49), ["one"]), "prepared without pictures"),
+        (lambda: viz.word_panels(picture(), softmax(1, 49) * np.nan, ["one"]), "finite"),
+        (lambda: viz.word_panels(picture(), softmax(1, 49), ["one"], only=[1]), "1 words to show"),
+        (lambda: viz.phrase_boxes(picture(), softmax(1, 25), WINDOWS * 130, "one"), "divide pixels"),
+        (lambda: viz.phrase_boxes(picture(), softmax(1, 25), CELLS, "one"), r"\[25, 4\].*got \[49, 4\]"),
+        (
+            lambda: viz.alignment(SimpleNamespace(w2r=softmax(2, 5), o2w=softmax(3, 7), words=["a", "b"])),
+            "O2W",
+        ),
+        (lambda: viz.matrix_panel(softmax(2, 3), rows=["a"]), "2 rows, got 1"),
+        (lambda: viz.retrieved_images(["a"], [[picture()]], [[0.5, 0.3]], [[True, False]]), "Q queries"),
+        (lambda: viz.training_curves([]), "at least one row"),
+        (lambda: viz.recall_bars({}), "at least one row"),
+        (lambda: viz.grounding_bars(GROUNDING, direction="r2w"), "r2w"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, said):
+    with pytest.raises(DataError, match=said):
+        call()
+
+
+# -- matrices and lines
+
+
+def test_alignment_is_two_vector_matrices_on_one_scale(tmp_path):
+    one = attention(list("abcde"), regions=7, objects=3)
+    figure, axes, mappable = viz.alignment(one)
+    (w2r,), (o2w,) = meshes(axes[0]), meshes(axes[1])
+    np.testing.assert_allclose(np.asarray(w2r.get_array()).reshape(5, 7), one.w2r)
+    np.testing.assert_allclose(np.asarray(o2w.get_array()).reshape(3, 5), one.o2w)
+    highest = max(one.w2r.max(), one.o2w.max())
+    assert w2r.norm is o2w.norm is mappable.norm and (w2r.norm.vmin, w2r.norm.vmax) == (0, highest)
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == list("abcde")
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == list("abcde")
+    assert axes[0].yaxis_inverted() and axes[1].yaxis_inverted()  # row 0 on top
+    assert "attention; the rows of either matrix sum to one" in texts(figure)
+    (path,) = viz.save_figure(figure, tmp_path / "a", ("pdf",))
+    assert b"/Subtype /Image" not in path.read_bytes()
+
+
+def test_matrix_panel_prints_numbers_and_draws_in_given_axes():
+    values = np.array([[0.25, -0.5, 1.0], [0.125, 0.0, 0.75]])
+    figure, own = plt.subplots()
+    got, axes, mappable = viz.matrix_panel(
+        values, ["p", "q"], ["x", "y", "z"], annotate=".3f", axes=own, text="bar"
+    )
+    assert got is figure and axes is own and figure.axes == [own]
+    assert [one.get_text() for one in axes.texts] == ["0.250", "-0.500", "1.000", "0.125", "0.000", "0.750"]
+    assert axes.texts[5].get_position() == (2.5, 1.5)
+    assert (mappable.norm.vmin, mappable.norm.vmax) == (-0.5, 1.0)
+
+
+def test_links_are_as_opaque_as_their_weight():
+    one = attention(["a", "b"], regions=5, objects=3)
+    figure, axes, mappable = viz.links(one, most=3)
+    for side, weights in zip(axes, (one.w2r, one.o2w.T)):
+        chosen = np.sort(np.argsort(-weights.max(axis=0))[:3])
+        (lines,) = side.collections
+        np.testing.assert_allclose(lines.get_array(), np.sort(weights[:, chosen].ravel()))
+        assert lines.norm is mappable.norm
+        lines.update_scalarmappable()
+        opacity = lines.get_colors()[:, 3]
+        np.testing.assert_allclose(opacity, lines.get_array() / mappable.norm.vmax, atol=0.005)
+        assert [text.get_text() for text in side.texts[2:5]] == [str(number) for number in chosen]
+    assert mappable.norm.vmax == max(one.w2r.max(), one.o2w.max())
+
+
+# -- boxes
+
+
+def test_phrase_boxes_print_the_heaviest_with_lines_by_weight():
+    weights = np.array([0.05, 0.4, 0.25, 0.3])
+    boxes = np.array([[0, 0, 0.2, 0.2], [0.1, 0.5, 0.3, 0.9], [0.5, 0.1, 0.7, 0.5], [0.6, 0.6, 1, 1]])
+    figure, (axes,), _ = viz.phrase_boxes(picture(100, 50), weights, boxes, "a red ball", most=3)
+    assert axes.get_title() == "a red ball" and [one.get_text() for one in axes.texts] == [
+        ".40",
+        ".30",
+        ".25",
+    ]
+    drawn = [one for one in axes.patches if one.get_gid() == "region"]
+    assert [one.get_linewidth() for one in drawn] == pytest.approx(
+        [0.3 + 2.7 * w / 0.4 for w in (0.25, 0.3, 0.4)]
+    )
+    assert drawn[2].get_bbox().extents == pytest.approx([10, 25, 30, 45])
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 100), (50, 0))
+
+
+def test_object_words_print_the_heaviest_words():
+    o2w = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]])
+    figure, axes, _ = viz.object_words(
+        picture(), o2w, WINDOWS[:3], ["dog", "on", "grass"], objects=[1], most=2
+    )
+    assert [one.get_text() for one in axes[0].texts] == ["grass", ".70", "on", ".20"]
+    _, axes, _ = viz.object_words(picture(), o2w, WINDOWS[:3], ["dog", "on", "grass"])
+    # Object 2 comes before 0, which has the same heaviest word and therefore comes last.
+    assert [one.get_title() for one in axes] == ["object 1", "object 2", "object 0"]
+
+
+# -- retrieval
+
+
+def test_right_pictures_are_marked_by_sign_and_colour():
+    laid = softmax(6, 49).reshape(2, 3, 49)
+    figure, axes, mappable = viz.retrieved_images(
+        ["a red ball", "a box"],
+        [[picture()] * 3] * 2,
+        RETRIEVED,
+        RIGHT,
+        own=[(picture(), 37), (picture(), 2)],
+        attention=laid,
+    )
+    assert axes.shape == (2, 4)
+    for q in range(2):
+        for r in range(3):
+            (text,), (frame,) = axes[q, r].texts, axes[q, r].patches
+            assert text.get_text() == f"{'✓' if RIGHT[q, r] else '✗'} {RETRIEVED[q, r]:.3f}"
+            colour = style.RIGHT if RIGHT[q, r] else style.WRONG
+            assert text.get_color() == colour and frame.get_edgecolor() == matplotlib.colors.to_rgba(colour)
+            assert frame.get_linestyle() == ("-" if RIGHT[q, r] else ":")
+            (mesh,) = meshes(axes[q, r])
+            np.testing.assert_allclose(np.asarray(mesh.get_array()).ravel(), laid[q, r])
+            assert mesh.norm.vmax == laid.max()
+        assert axes[q, 3].texts[0].get_text() == f"own: rank {[37, 2][q]}"
+    assert {"a red ball", "a box"} <= set(texts(figure))
+
+
+def test_right_captions_are_marked_and_the_own_one_told():
+    figure, axes, _ = viz.retrieved_captions(
+        [picture()],
+        [["one $", "two", "three"]],
+        [[0.5, 0.25, 0.125]],
+        [[False, True, False]],
+        own=[("three", 11)],
+    )
+    drawn = [(one.get_text(), one.get_color()) for one in axes[0, 1].texts]
+    assert drawn == [
+        ("✗ 0.500", style.WRONG),
+        ("one $", "black"),
+        ("✓ 0.250", style.RIGHT),
+        ("two", style.RIGHT),
+        ("✗ 0.125", style.WRONG),
+        ("three", "black"),
+        ("own, rank 11: three", "black"),
+    ]
+
+
+# -- curves and bars
+
+
+def test_training_curves_show_one_history_as_it_is():
+    figure, axes, _ = viz.training_curves(history())
+    (loss,) = axes[0].lines
+    np.testing.assert_allclose(loss.get_xydata(), [[e, 3 / e] for e in range(1, 6)])
+    assert [line.get_label() for line in axes[1].lines] == ["i2t R@1", "i2t R@10", "t2i R@1", "t2i R@10"]
+    np.testing.assert_allclose(axes[1].lines[3].get_ydata(), [6.0 * e for e in range(1, 6)])
+    np.testing.assert_allclose(axes[2].lines[0].get_ydata(), [20.0 * e for e in range(1, 6)])
+    np.testing.assert_allclose(axes[3].lines[0].get_ydata(), [10, 11, 12, 13, 14])
+    assert not axes[0].collections
+
+
+def test_several_seeds_give_a_mean_and_a_band():
+    for histories in ([history(2), history(3, 0.5)], {"seed 1": history(2), "seed 2": history(3, 0.5)}):
+        _, axes, _ = viz.training_curves(histories)
+        np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [3.25, 1.75, 1.5])
+        (band,) = axes[0].collections
+        corners = band.get_paths()[0].vertices
+        assert corners[:, 1].min() == 1.5 and corners[:, 1].max() == 3.5
+
+
+def test_rows_without_some_numbers_are_drawn_without_them():
+    _, axes, _ = viz.training_curves([{"epoch": 1, "loss": 2.0}])
+    assert len(axes[0].lines) == 1 and not axes[2].lines
+
+
+def test_live_curve_outside_a_notebook_does_nothing():
+    assert viz.live_curve()(history()) is None and not plt.get_fignums()
+
+
+def test_live_curve_redraws_one_picture_in_a_notebook():
+    shells = pytest.importorskip(
+        "IPython.core.interactiveshell", reason="needs IPython, which notebooks bring"
+    )
+    from IPython.utils.capture import capture_output
+
+    shells.InteractiveShell.instance()
+    try:
+        with capture_output() as captured:
+            draw = viz.live_curve()
+            draw(history(1))
+            draw(history(2))
+    finally:
+        shells.InteractiveShell.clear_instance()
+    first, second = captured._outputs
+    assert "image/png" in first["data"] and "image/png" in second["data"]
+    assert second["update"] and first["transient"]["display_id"] == second["transient"]["display_id"]
+    assert not plt.get_fignums()
+
+
+def heights(axes):
+    return [[bar.get_height() for bar in container] for container in axes.containers]
+
+
+def test_recall_bars_with_their_intervals():
+    _, axes, _ = viz.recall_bars({"joint": metrics(), "w2r": metrics(3)})
+    assert heights(axes[0]) == [[11, 23, 31], [14, 26, 34]] and heights(axes[1]) == [[6, 18, 26], [9, 21, 29]]
+    spans = [line.get_ydata().tolist() for line in axes[0].lines if line.get_gid() == "interval"]
+    assert spans == [[8, 13], [20, 25], [28, 33], [11, 16], [23, 28], [31, 36]]
+    assert axes[0].get_ylim() == (0, 100)
+
+
+def test_grounding_bars_stand_beside_their_own_baselines():
+    _, axes, _ = viz.grounding_bars(GROUNDING, types=["people", "animals"])
+    assert heights(axes[0]) == [[61, 59, 54], [53, 51, 46]] and heights(axes[1]) == [
+        [44, 42, 37],
+        [29, 27, 22],
+    ]
+    assert [one.get_text() for one in axes[1].get_xticklabels()] == [
+        "all (97)",
+        "people (53)",
+        "animals (19)",
+    ]
+    assert "picture's centre" in axes[0].get_title() and "even attention" in axes[1].get_title()
+    _, axes, _ = viz.grounding_bars(GROUNDING, direction="o2w", types=["people"])
+    assert heights(axes[0]) == [[41, 41], [13, 13]] and heights(axes[1]) == [[29, 29], [13, 13]]
+
+
+def test_pair_bars_mark_chance():
+    _, (axes,), _ = viz.pair_bars(PAIRS)
+    assert heights(axes) == [[61, 29, 43], [47, 23, 33], [31, 11, 19]]
+    marked = [lines.get_segments()[0][0, 1] for lines in axes.collections]
+    assert marked == pytest.approx([25, 25, 100 / 6])
