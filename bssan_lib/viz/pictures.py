@@ -183,7 +183,7 @@ def colour_bar(figure, mappable, text: str, over: bool = False, over_picture: bo
     long = min(2.6, full - 0.4)
     axes = place(figure, (full - long) / 2, tall - BAR + 0.05, long, 0.07)
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend="max" if over else "neither")
-    # Strips side by side show seams where they are transparent: such a bar is a picture, any other one is vectors.
+    # Transparent strips side by side show seams: such a bar is a picture, any other one is vectors.
     transparent = mappable.cmap(0.0)[3] < 1
     bar.solids.set_rasterized(transparent)
     bar.solids.set_edgecolor("none" if transparent else "face")
