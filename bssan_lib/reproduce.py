@@ -104,12 +104,15 @@ def execute(source: Path, run: Run) -> None:
     def work(manager_class):
         papermill.execute_notebook(
             nbformat.read(source, as_version=4), str(partial).replace("{", "{{").replace("}", "}}"), values,
-            kernel_name="python3", cwd=str(source.parent), progress_bar=sys.stderr.isatty(),
-            stderr_file=_Live(sys.stderr), coalesce_streams=True, kernel_manager_class=manager_class)
+            kernel_name="python3", language="python", cwd=str(source.parent), progress_bar=sys.stderr.isatty(),
+            stderr_file=_Live(sys.stderr), kernel_manager_class=manager_class)
 
     try:
         with _kernel_environment(run.folder):
             _in_thread(work)
+        notebook = nbformat.read(partial, as_version=4)
+        settle_streams(notebook)
+        nbformat.write(notebook, partial)
         os.replace(partial, run.notebooks / source.name)
         failed.unlink(missing_ok=True)
     except papermill.PapermillExecutionError as error:
@@ -119,6 +122,23 @@ def execute(source: Path, run: Run) -> None:
         raise NotebookError(f"{source.stem}: its kernel died; most often memory ran out") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def settle_streams(notebook) -> None:
+    """Leaves of each cell's printed text what a terminal would show: one state of a progress bar, not hundreds."""
+    for cell in notebook.cells:
+        outputs = []
+        for output in cell.get("outputs", []):
+            if outputs and output.output_type == outputs[-1].output_type == "stream" \
+                    and output.name == outputs[-1].name:
+                outputs[-1].text += output.text
+            else:
+                outputs.append(output)
+        for output in outputs:
+            if output.output_type == "stream":
+                output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
+        if outputs:
+            cell.outputs = outputs
 
 
 def _in_thread(work) -> None:
@@ -133,6 +153,8 @@ def _in_thread(work) -> None:
     class Manager(AsyncKernelManager):
         def __init__(self, *arguments, **keywords):
             super().__init__(*arguments, **keywords)
+            if self.has_trait("transport_encryption"):
+                self.transport_encryption = "auto"  # or newer kernels warn at each start
             managers.append(self)
 
     def target():
