@@ -64,6 +64,7 @@ class TrainingConfig:
     """Optimisation. An epoch passes every training caption once."""
 
     epochs: int = 8  # passes over the training captions
+    single_epochs: int = 2  # the same where notebooks 02 and 03 train one direction alone, to look at it
     batch_size: int = 128  # pairs of image and caption
     learning_rate: float = 5e-4  # AdamW, at the end of the warm-up
     weight_decay: float = 1e-2  # AdamW
