@@ -141,8 +141,8 @@ def _injected(cell) -> bool:
 def _without_paths(value):
     """The same output without this machine's folders; pictures are left as they are."""
     if isinstance(value, str):
-        root = repository_root()
-        for path, shown in [(str(root), "."), (sys.prefix, ".venv"), (str(Path.home()), "~")]:
+        shown_as = {str(repository_root()): ".", sys.prefix: ".venv", str(Path.home()): "~"}
+        for path, shown in sorted(shown_as.items(), key=lambda item: -len(item[0])):  # .venv may lie in the root
             if len(path) > 1:
                 value = re.sub(re.escape(path) + r"(?=[/\s'\"]|$)", shown, value)
         return value.replace("./runs/", "runs/")
@@ -166,7 +166,7 @@ def _metrics_html(run: Run) -> str:
 
 def _part(stem: str, notebook) -> tuple[list[str], str]:
     """One notebook as (entries of the table of contents, HTML)."""
-    markdown = _markdown_renderer()
+    markdown = markdown_renderer()
     entries, body = [], [f'<section id="{stem}">']
     for cell in notebook.cells:
         if _injected(cell):
@@ -230,12 +230,14 @@ def _data_html(data: dict, markdown) -> str:
     return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
 
 
-def _markdown_renderer():
+def markdown_renderer():
     """A function (markdown text, attachments) -> HTML, with TeX as MathML."""
     from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     def mathml(tex: str, display: str) -> str:
+        tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)  # those it knows
+        tex = re.sub(r"\\(begin|end)\{equation\*?\}", "", tex).replace(r"\operatorname*", r"\operatorname")
         try:
             return convert(tex.strip(), display=display)
         except Exception:  # TeX that the converter does not know is shown as it was written

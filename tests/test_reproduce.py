@@ -15,7 +15,7 @@ import pytest
 from bssan_lib import runs
 from bssan_lib.errors import ConfigError, RunError
 from bssan_lib.reproduce import NotebookError, find_notebooks, reproduce, settle_streams, source_digest
-from bssan_lib.report import LARGEST_NOTEBOOK, metrics_rows, publish_notebooks
+from bssan_lib.report import LARGEST_NOTEBOOK, markdown_renderer, metrics_rows, publish_notebooks
 from bssan_lib.runs import repository_root
 
 OPEN = ("from pathlib import Path\nfrom bssan_lib.runs import check_parameters, open_run\n"
@@ -216,6 +216,14 @@ def test_a_progress_bar_leaves_its_last_state():
     notebook = nbformat.v4.new_notebook(cells=[cell])
     settle_streams(notebook)
     assert [o.get("text", o.get("data")) for o in cell.outputs] == ["100%\nmore\n", "a\n", {"text/plain": "b"}, "c"]
+
+
+@pytest.mark.parametrize("tex", ["\\begin{aligned} a &= b \\\\ c &= d \\end{aligned}",
+                                 "$$\\begin{split} a &= b \\\\ c &= d \\end{split}$$",
+                                 "\\begin{align*} a &= b \\\\ c &= d \\end{align*}"])
+def test_aligned_equations_keep_their_rows(tex):
+    shown = markdown_renderer()(tex, None)
+    assert shown.count("<mtr>") == 2 and "&<" not in shown and "\\begin" not in shown
 
 
 def test_the_small_table_names_every_number():
