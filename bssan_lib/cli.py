@@ -36,32 +36,53 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bssan", description="Image-text matching by attention in both directions.")
+    parser = argparse.ArgumentParser(
+        prog="bssan", description="Image-text matching by attention in both directions."
+    )
     parser.add_argument("--version", action="version", version=f"bssan {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     reproduce = commands.add_parser("reproduce", help="execute the numbered notebooks into a run folder")
     _add_config(reproduce)
-    reproduce.add_argument("--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)")
-    reproduce.add_argument("--from", dest="start", metavar="NN", help="execute this notebook and those after it again")
-    reproduce.add_argument("--notebooks", metavar="DIR", help="the notebooks (default: those of the repository)")
-    reproduce.add_argument("--publish", action="store_true",
-                           help="then put the executed notebooks over their sources, for committing")
+    reproduce.add_argument(
+        "--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)"
+    )
+    reproduce.add_argument(
+        "--from", dest="start", metavar="NN", help="execute this notebook and those after it again"
+    )
+    reproduce.add_argument(
+        "--notebooks", metavar="DIR", help="the notebooks (default: those of the repository)"
+    )
+    reproduce.add_argument(
+        "--publish",
+        action="store_true",
+        help="then put the executed notebooks over their sources, for committing",
+    )
     reproduce.set_defaults(command=_reproduce)
 
-    prepare = commands.add_parser("prepare", help="turn pictures and captions into the prepared dataset alone")
+    prepare = commands.add_parser(
+        "prepare", help="turn pictures and captions into the prepared dataset alone"
+    )
     _add_config(prepare)
     prepare.set_defaults(command=_prepare)
 
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on raw or prepared data")
     evaluate.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a run folder")
-    evaluate.add_argument("--data", required=True, metavar="DIR", help="raw pictures and captions, or features")
+    evaluate.add_argument(
+        "--data", required=True, metavar="DIR", help="raw pictures and captions, or features"
+    )
     evaluate.add_argument("--split", required=True, help="train, dev, test, ...")
-    evaluate.add_argument("--protocol", choices=["full", "1k-5fold", "5k"], default="full",
-                          help="which images form the gallery (default: full)")
+    evaluate.add_argument(
+        "--protocol",
+        choices=["full", "1k-5fold", "5k"],
+        default="full",
+        help="which images form the gallery (default: full)",
+    )
     evaluate.add_argument("--prepared", metavar="DIR", help="where features of raw data are kept")
     evaluate.add_argument("--memory", default="1GiB", help="budget for scoring (default: 1GiB)")
-    evaluate.add_argument("--bootstrap", type=int, default=1000, help="samples for the intervals (default: 1000)")
+    evaluate.add_argument(
+        "--bootstrap", type=int, default=1000, help="samples for the intervals (default: 1000)"
+    )
     evaluate.add_argument("--out", metavar="FILE", help="write the metrics there as JSON")
     evaluate.set_defaults(command=_evaluate)
     return parser
@@ -70,8 +91,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="such as configs/scenes.yaml")
     parser.add_argument("--data", metavar="DIR", help="the data folder, where the configuration names none")
-    parser.add_argument("-p", dest="parameters", metavar="KEY=VALUE", action="append", default=[],
-                        help="one setting, such as training.epochs=2; may be repeated")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="one setting, such as training.epochs=2; may be repeated",
+    )
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -97,8 +124,13 @@ def _print_run(run) -> None:
     metrics = read_metrics(run)
     print()
     _print_table(metrics_rows(metrics) if metrics else [])
-    _print_table([("report page", run.report_path), ("figures", run.figures),
-                  ("metrics", run.metrics_path if metrics else "none were written")])
+    _print_table(
+        [
+            ("report page", run.report_path),
+            ("figures", run.figures),
+            ("metrics", run.metrics_path if metrics else "none were written"),
+        ]
+    )
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -149,10 +181,19 @@ def _data_of_checkpoint(checkpoint, options: argparse.Namespace):
 
     made = checkpoint.backbone
     if made is None:
-        raise CheckpointError(f"{checkpoint.folder}: trained on features of unknown making, so {options.data} cannot "
-                              "be turned into such; give a folder that has {split}_ims.npy")
-    data = DataConfig(source="flickr8k", folder=options.data, prepared=options.prepared, backbone=made["name"],
-                      image_size=made["image_size"], precision=made["precision"], windows=list(made["windows"]))
+        raise CheckpointError(
+            f"{checkpoint.folder}: trained on features of unknown making, so {options.data} "
+            "cannot be turned into such; give a folder that has {split}_ims.npy"
+        )
+    data = DataConfig(
+        source="flickr8k",
+        folder=options.data,
+        prepared=options.prepared,
+        backbone=made["name"],
+        image_size=made["image_size"],
+        precision=made["precision"],
+        windows=list(made["windows"]),
+    )
     return absolute_paths(Config(data=data)).data
 
 
@@ -161,11 +202,16 @@ def _check_backbone(checkpoint, split) -> None:
     trained, given = checkpoint.backbone, split.meta.get("backbone")
     if not trained or not given:
         return
-    differ = [f"{key} {given.get(key)!r}, trained on {trained.get(key)!r}"
-              for key in ("name", "image_size", "preprocessing", "weights_sha256") if given.get(key) != trained.get(key)]
+    differ = [
+        f"{key} {given.get(key)!r}, trained on {trained.get(key)!r}"
+        for key in ("name", "image_size", "preprocessing", "weights_sha256")
+        if given.get(key) != trained.get(key)
+    ]
     if differ:
-        raise CheckpointError(f"{split.folder}: features of another backbone than the checkpoint's: "
-                              f"{'; '.join(differ)}; prepare the data with the checkpoint's")
+        raise CheckpointError(
+            f"{split.folder}: features of another backbone than the checkpoint's: "
+            f"{'; '.join(differ)}; prepare the data with the checkpoint's"
+        )
 
 
 def _parameters(given: list[str]) -> dict[str, str]:

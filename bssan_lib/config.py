@@ -33,7 +33,7 @@ class DataConfig:
     backbone: str = "efficientnet_lite0"  # the frozen network that turns a picture into regions
     image_size: int = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
     precision: str = "float32"  # the number type that the backbone computes in
-    windows: list[int] = field(default_factory=lambda: [3, 5])  # objects: windows of so many cells, both sides
+    windows: list[int] = field(default_factory=lambda: [3, 5])  # objects: square windows of so many cells
     min_word_count: int = 4  # a word rarer than this in the training captions is <unk>
     entities: str | None = None  # Flickr30K Entities, zip or folder; None: looked for in the data folder
     flips: bool = False  # mirrored views of the training pictures as well
@@ -74,6 +74,7 @@ class TrainingConfig:
     margin: float = 0.2  # hinge only
     warmup_epochs_all_negatives: int = 1  # hinge only: epochs before the hardest negative alone counts
     inverse_temperature: float = 20.0  # InfoNCE only
+    direction_weight: float = 0.5  # of each direction's own loss beside the joint score's; 0: the joint score alone
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # by accelerate
     dev_images: int = 1000  # so many images of dev, with their captions, choose the best epoch
     save_steps: int = 500  # the state to go on from is saved after so many steps and after every epoch
@@ -150,7 +151,9 @@ def override(config: Config, overrides: dict[str, object] | None) -> Config:
         if key not in known:
             raise ConfigError(f"unknown parameter {key!r}{_nearest(key, known)}")
         section, _, name = key.rpartition(".")
-        (values[section] if section else values)[name] = _parse(key, value) if isinstance(value, str) else value
+        (values[section] if section else values)[name] = (
+            _parse(key, value) if isinstance(value, str) else value
+        )
     return config_from_dict(values, Config, "parameters")
 
 
@@ -171,8 +174,10 @@ def prepared_folder(data: DataConfig) -> Path:
         return Path(data.prepared)
     if data.source == "precomp":
         return Path(data.folder or ".")
-    kept = {key: getattr(data, key) for key in
-            ("source", "backbone", "image_size", "precision", "windows", "entities", "flips")}
+    kept = {
+        key: getattr(data, key)
+        for key in ("source", "backbone", "image_size", "precision", "windows", "entities", "flips")
+    }
     kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
     if data.source == "scenes":
         kept |= {"images": data.images, "seed": data.seed}
@@ -191,15 +196,18 @@ def _nearest(key: str, known: list[str]) -> str:
     """Ends an error about an unknown key: the nearest right name, or all of them."""
     last = {name.rpartition(".")[2]: name for name in known}
     near = difflib.get_close_matches(key, known, n=1) or [
-        last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1)]
+        last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1)
+    ]
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def _build(kind: type, values, prefix: str, where: str):
     source = f"{where}: " if where else ""
     if not isinstance(values, dict):
-        raise ConfigError(f"{source}{prefix.rstrip('.') or 'the configuration'}: expected keys and values, "
-                          f"got {_said(values)}")
+        raise ConfigError(
+            f"{source}{prefix.rstrip('.') or 'the configuration'}: expected keys and values, "
+            f"got {_said(values)}"
+        )
     hints = typing.get_type_hints(kind)
     built = {}
     for key, value in values.items():

@@ -26,7 +26,8 @@ nav a.section { padding-left: .9rem; color: #4a4f57; }
 main { margin-left: 17rem; padding: 1.5rem 2.5rem 4rem; max-width: 54rem; }
 h1 { border-top: 1px solid #d5d8de; padding-top: 2rem; margin-top: 3rem; line-height: 1.25; }
 h1.title { border: 0; margin: 0; padding: 0; }
-pre { padding: .6rem .8rem; overflow-x: auto; font: .82rem/1.45 "DejaVu Sans Mono", monospace; margin: .5rem 0; }
+pre { padding: .6rem .8rem; overflow-x: auto; font: .82rem/1.45 "DejaVu Sans Mono", monospace;
+  margin: .5rem 0; }
 .highlight { background: #f5f6f8; border-left: 3px solid #5b7aa9; }
 .output { margin: .4rem 0 1.1rem; overflow-x: auto; }
 .output pre { white-space: pre-wrap; color: #333; padding-top: .2rem; padding-bottom: .2rem; }
@@ -54,11 +55,13 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
         contents += entries
         parts.append(body)
     title = html.escape(f"BSSAN: {run.config.name}")
-    page = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<style>{STYLE}{HtmlFormatter().get_style_defs('.highlight')}</style></head>\n"
-            f"<body><nav>{''.join(contents)}</nav>\n<main><h1 class=\"title\">{title}</h1>\n"
-            f"{_metrics_html(run)}{''.join(parts)}</main></body></html>\n")
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}{HtmlFormatter().get_style_defs('.highlight')}</style></head>\n"
+        f"<body><nav>{''.join(contents)}</nav>\n<main><h1 class=\"title\">{title}</h1>\n"
+        f"{_metrics_html(run)}{''.join(parts)}</main></body></html>\n"
+    )
     temporary = run.report_path.with_suffix(".part")
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, run.report_path)
@@ -67,17 +70,32 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
 
 def metrics_rows(metrics: dict) -> list[tuple[str, str]]:
     """What metrics.json says, as (name, value) rows for a small table."""
-    rows = [("data", f"{metrics['dataset']} {metrics['split']}, {metrics['n_images']} images, "
-                     f"{metrics['n_captions']} captions, protocol {metrics['protocol']}")]
+    rows = [
+        (
+            "data",
+            f"{metrics['dataset']} {metrics['split']}, {metrics['n_images']} images, "
+            f"{metrics['n_captions']} captions, protocol {metrics['protocol']}",
+        )
+    ]
     for key, name in (("i2t", "image to text"), ("t2i", "text to image")):
         values = metrics[key]
-        rows.append((name, "   ".join(f"{k} {values[k]:.1f}" for k in ("R@1", "R@5", "R@10", "MedR") if k in values)))
+        rows.append(
+            (name, "   ".join(f"{k} {values[k]:.1f}" for k in ("R@1", "R@5", "R@10", "MedR") if k in values))
+        )
     rows.append(("rsum", f"{metrics['rsum']:.1f}"))
     grounding = metrics.get("grounding") or {}
     for key, name in (("w2r", "W2R"), ("o2w", "O2W")):
         if key in grounding:
-            rows.append((f"{name} grounding", "   ".join(f"{k.replace('_', ' ')} {v:.1f}"
-                         for k, v in grounding[key].items() if isinstance(v, (int, float)))))
+            rows.append(
+                (
+                    f"{name} grounding",
+                    "   ".join(
+                        f"{k.replace('_', ' ')} {v:.1f}"
+                        for k, v in grounding[key].items()
+                        if isinstance(v, (int, float))
+                    ),
+                )
+            )
     return rows
 
 
@@ -91,7 +109,8 @@ def read_metrics(run: Run) -> dict | None:
 def publish_notebooks(run: Run, folder: Path) -> list[Path]:
     """Puts a run's executed notebooks over those of the same name in `folder`, outputs included.
 
-    Papermill's traces, machine paths and the injected parameters are taken out. Raises RunError if one exceeds 1 MB.
+    Papermill's traces, machine paths and the injected parameters are taken out. Raises RunError if one
+    exceeds 1 MB.
     """
     import nbformat
 
@@ -103,8 +122,10 @@ def publish_notebooks(run: Run, folder: Path) -> list[Path]:
         clean_notebook(notebook)
         text = nbformat.writes(notebook)
         if len(text.encode()) > LARGEST_NOTEBOOK:
-            raise RunError(f"{target.name}: {len(text.encode())} bytes with its outputs, at most {LARGEST_NOTEBOOK}; "
-                           "draw fewer or smaller pictures")
+            raise RunError(
+                f"{target.name}: {len(text.encode())} bytes with its outputs, at most "
+                f"{LARGEST_NOTEBOOK}; draw fewer or smaller pictures"
+            )
         temporary = target.with_name(target.name + ".part")
         temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
         os.replace(temporary, target)
@@ -142,7 +163,7 @@ def _without_paths(value):
     """The same output without this machine's folders; pictures are left as they are."""
     if isinstance(value, str):
         shown_as = {str(repository_root()): ".", sys.prefix: ".venv", str(Path.home()): "~"}
-        for path, shown in sorted(shown_as.items(), key=lambda item: -len(item[0])):  # .venv may lie in the root
+        for path, shown in sorted(shown_as.items(), key=lambda item: -len(item[0])):  # the longest first
             if len(path) > 1:
                 value = re.sub(re.escape(path) + r"(?=[/\s'\"]|$)", shown, value)
         return value.replace("./runs/", "runs/")
@@ -159,8 +180,10 @@ def _metrics_html(run: Run) -> str:
     metrics = read_metrics(run)
     if metrics is None:
         return ""
-    rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value).replace('   ', ' &emsp; ')}</td></tr>"
-                   for name, value in metrics_rows(metrics))
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value).replace('   ', ' &emsp; ')}</td></tr>"
+        for name, value in metrics_rows(metrics)
+    )
     return f"<table>{rows}</table>\n"
 
 
@@ -183,6 +206,7 @@ def _part(stem: str, notebook) -> tuple[list[str], str]:
 
 def _with_anchors(text: str, stem: str, entries: list[str]) -> str:
     """Numbers the headings of a notebook's HTML and adds those of the first two levels to `entries`."""
+
     def anchor(match):
         level, inner = int(match[1]), match[2]
         if level > 2:
@@ -190,6 +214,7 @@ def _with_anchors(text: str, stem: str, entries: list[str]) -> str:
         name = f"{stem}-{len(entries)}"
         entries.append(f'<a class="{"part" if level == 1 else "section"}" href="#{name}">{inner}</a>')
         return f'<h{level} id="{name}">{inner}</h{level}>'
+
     return re.sub(r"<h(\d)>(.*?)</h\1>", anchor, text, flags=re.DOTALL)
 
 
@@ -217,7 +242,7 @@ def _data_html(data: dict, markdown) -> str:
     if "application/vnd.jupyter.widget-view+json" in data:
         return "<p><em>Interactive in JupyterLab.</em></p>"
     if "image/svg+xml" in data:
-        return data["image/svg+xml"][data["image/svg+xml"].find("<svg"):]
+        return data["image/svg+xml"][data["image/svg+xml"].find("<svg") :]
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
             alt = html.escape(data.get("text/plain", ""), quote=True)
@@ -236,7 +261,7 @@ def markdown_renderer():
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     def mathml(tex: str, display: str) -> str:
-        tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)  # those it knows
+        tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)
         tex = re.sub(r"\\(begin|end)\{equation\*?\}", "", tex).replace(r"\operatorname*", r"\operatorname")
         try:
             return convert(tex.strip(), display=display)
@@ -255,7 +280,13 @@ def markdown_renderer():
 
     def render(text, attachments):
         folder = repository_root() or Path.cwd()
-        renderer = Renderer(escape=False, embed_images=True, exclude_anchor_links=True, path=str(folder / "notebooks"),
-                            attachments=attachments)
+        renderer = Renderer(
+            escape=False,
+            embed_images=True,
+            exclude_anchor_links=True,
+            path=str(folder / "notebooks"),
+            attachments=attachments,
+        )
         return MarkdownWithMath(renderer=renderer).render(text)
+
     return render

@@ -1,8 +1,8 @@
 """The numbered notebooks, executed in order into a run folder.
 
-A notebook is finished when state.json of the run names it with the checksum of its source. Finished notebooks are
-skipped; one that was interrupted is executed again, and its own steps (features, checkpoints) go on where they
-stopped. Executed notebooks appear under their name only when whole.
+A notebook is finished when state.json of the run names it with the checksum of its source. Finished notebooks
+are skipped; one that was interrupted is executed again, and its own steps (features, checkpoints) go on where
+they stopped. Executed notebooks appear under their name only when whole.
 """
 
 import ast
@@ -28,13 +28,14 @@ class NotebookError(Exception):
     """A notebook failed for a reason that is no fault of the user's data or settings."""
 
 
-def reproduce(config, data=None, out=None, start: str | None = None, parameters: dict | None = None,
-              notebooks=None) -> Run:
+def reproduce(
+    config, data=None, out=None, start: str | None = None, parameters: dict | None = None, notebooks=None
+) -> Run:
     """Executes the series; returns the run with metrics.json and report.html written.
 
     start: a number such as "03": that notebook and all after it are executed even if they were finished.
     parameters: {"training.epochs": 2}. notebooks: a folder; by default the repository's.
-    Raises RunError (folder in use, other settings), any BssanError a notebook raised, NotebookError for the rest.
+    Raises RunError (folder in use, other settings), any BssanError of a notebook, NotebookError for the rest.
     """
     from .report import write_report
 
@@ -47,11 +48,13 @@ def reproduce(config, data=None, out=None, start: str | None = None, parameters:
         digest = source_digest(source)
         whole = done.get(source.name) == digest and (run.notebooks / source.name).exists()
         if whole and (first is None or number < first):
-            print(f"{title}: finished before, skipped (--from {source.name[:2]} executes it again)", flush=True)
+            print(f"{title}: finished before, skipped (--from {source.name[:2]} does it again)", flush=True)
             continue
         if first is not None and number < first:
-            raise RunError(f"--from {start}: {source.stem} comes before it and is not finished in {run.folder}; "
-                           "leave --from out")
+            raise RunError(
+                f"--from {start}: {source.stem} comes before it and is not finished in "
+                f"{run.folder}; leave --from out"
+            )
         for later in sources[number:]:  # they were made from what is about to change
             done.pop(later.name, None)
         _write_state(run, done)
@@ -69,11 +72,11 @@ def find_notebooks(folder=None) -> list[Path]:
     """The notebooks NN_*.ipynb of a folder in order, each with a whole parameters cell. Raises RunError."""
     if folder is None:
         if repository_root() is None:
-            raise RunError("the notebooks are not installed with the package; name their folder with --notebooks")
+            raise RunError("no notebooks are installed with the package; name their folder with --notebooks")
         folder = repository_root() / "notebooks"
     found = sorted(Path(folder).absolute().glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise RunError(f"{folder}: no numbered notebooks there; expected files such as 01_data_preparation.ipynb")
+        raise RunError(f"{folder}: no numbered notebooks there; expected 01_data_preparation.ipynb and so on")
     for path in found:
         missing = [name for name in PARAMETERS if name not in _parameters_of(path)]
         if missing:
@@ -90,8 +93,8 @@ def source_digest(path: Path) -> str:
 def execute(source: Path, run: Run) -> None:
     """Executes one notebook with papermill into run.notebooks, under its own name once it is whole.
 
-    A notebook that fails is kept as NAME.failed.ipynb. Raises the BssanError that the notebook raised, saying in
-    which cell, or NotebookError for any other reason.
+    A notebook that fails is kept as NAME.failed.ipynb. Raises the BssanError that the notebook raised, saying
+    in which cell, or NotebookError for any other reason.
     """
     import nbformat
     import papermill
@@ -103,9 +106,16 @@ def execute(source: Path, run: Run) -> None:
 
     def work(manager_class):
         papermill.execute_notebook(
-            nbformat.read(source, as_version=4), str(partial).replace("{", "{{").replace("}", "}}"), values,
-            kernel_name="python3", language="python", cwd=str(source.parent), progress_bar=sys.stderr.isatty(),
-            stderr_file=_Live(sys.stderr), kernel_manager_class=manager_class)
+            nbformat.read(source, as_version=4),
+            str(partial).replace("{", "{{").replace("}", "}}"),
+            values,
+            kernel_name="python3",
+            language="python",
+            cwd=str(source.parent),
+            progress_bar=sys.stderr.isatty(),
+            stderr_file=_Live(sys.stderr),
+            kernel_manager_class=manager_class,
+        )
 
     try:
         with _kernel_environment(run.folder):
@@ -125,18 +135,23 @@ def execute(source: Path, run: Run) -> None:
 
 
 def settle_streams(notebook) -> None:
-    """Leaves of each cell's printed text what a terminal would show: one state of a progress bar, not hundreds."""
+    """Leaves of printed text what a terminal would show: one state of a progress bar, not hundreds."""
     for cell in notebook.cells:
         outputs = []
         for output in cell.get("outputs", []):
-            if outputs and output.output_type == outputs[-1].output_type == "stream" \
-                    and output.name == outputs[-1].name:
+            if (
+                outputs
+                and output.output_type == outputs[-1].output_type == "stream"
+                and output.name == outputs[-1].name
+            ):
                 outputs[-1].text += output.text
             else:
                 outputs.append(output)
         for output in outputs:
             if output.output_type == "stream":
-                output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
+                output.text = "\n".join(
+                    line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n")
+                )
         if outputs:
             cell.outputs = outputs
 
@@ -182,13 +197,15 @@ def _in_thread(work) -> None:
 
 @contextlib.contextmanager
 def _kernel_environment(folder: Path):
-    """What a kernel inherits: the lock's name, this interpreter's kernel, this package, pictures in the notebook."""
+    """What a kernel inherits: the lock's name, this interpreter's kernel, this package, inline pictures."""
     before = dict(os.environ)
     os.environ[LOCK_VARIABLE] = str(folder)
     os.environ.pop("MPLBACKEND", None)  # MPLBACKEND=Agg would execute and store no picture
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or the debugger prints a warning at each start
-    for name, path in [("JUPYTER_PATH", Path(sys.prefix) / "share" / "jupyter"),
-                       ("PYTHONPATH", Path(__file__).resolve().parent.parent)]:
+    for name, path in [
+        ("JUPYTER_PATH", Path(sys.prefix) / "share" / "jupyter"),
+        ("PYTHONPATH", Path(__file__).resolve().parent.parent),
+    ]:
         os.environ[name] = os.pathsep.join([str(path)] + ([before[name]] if before.get(name) else []))
     try:
         yield
@@ -229,10 +246,19 @@ def _own_error(error, source: Path, failed: Path) -> Exception:
 
 def _parameters_of(path: Path) -> set[str]:
     """Names that the cell tagged "parameters" sets."""
-    sources = ["".join(cell["source"]) for cell in _read_notebook(path)["cells"]
-               if "parameters" in cell["metadata"].get("tags", [])]
+    sources = [
+        "".join(cell["source"])
+        for cell in _read_notebook(path)["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
+    ]
     nodes = ast.parse("\n".join(sources)).body
-    return {t.id for node in nodes if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
+    return {
+        t.id
+        for node in nodes
+        if isinstance(node, ast.Assign)
+        for t in node.targets
+        if isinstance(t, ast.Name)
+    }
 
 
 def _position(sources: list[Path], start: str | None) -> int | None:

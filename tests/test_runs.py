@@ -99,8 +99,13 @@ def test_a_folder_that_cannot_be_written(tmp_path, settings):
 
 def test_a_second_process_is_refused_and_told_who(settings):
     open_run("r", settings).close()
-    with subprocess.Popen([sys.executable, "-c", HOLD, "r"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True, env={**os.environ, "PYTHONPATH": str(repository_root())}) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, "r"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repository_root())},
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunError, match=f"in use by process {holder.pid}"):
             open_run("r")
@@ -115,11 +120,18 @@ def test_closing_lets_another_process_in(settings):
     environment = {**os.environ, "PYTHONPATH": str(repository_root())}
     refused = subprocess.run(command, input="", text=True, capture_output=True, env=environment)
     assert refused.returncode == 1 and f"process {os.getpid()}" in refused.stderr
-    inside = subprocess.run(command, input="", text=True, capture_output=True,
-                            env={**environment, runs.LOCK_VARIABLE: str(run.folder)})
+    inside = subprocess.run(
+        command,
+        input="",
+        text=True,
+        capture_output=True,
+        env={**environment, runs.LOCK_VARIABLE: str(run.folder)},
+    )
     assert inside.stdout == "held\n"  # a kernel that the holder started
     run.close()
-    assert subprocess.run(command, input="", text=True, capture_output=True, env=environment).stdout == "held\n"
+    assert (
+        subprocess.run(command, input="", text=True, capture_output=True, env=environment).stdout == "held\n"
+    )
 
 
 @pytest.mark.parametrize("inside", [".", "notebooks", "bssan_lib"])
