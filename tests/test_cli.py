@@ -200,3 +200,34 @@ def test_evaluate_cannot_turn_pictures_into_features_of_unknown_making(tmp_path,
         "features of unknown making",
         "_ims.npy",
     )
+
+
+def test_evaluate_measures_raw_pictures_whose_only_split_is_the_test_split(tmp_path):
+    from PIL import Image
+
+    from bssan_lib.backbone import load_backbone
+    from bssan_lib.checkpoint import save_checkpoint
+    from bssan_lib.config import ModelConfig
+    from bssan_lib.data import Vocabulary
+    from bssan_lib.model import BSSAN
+
+    raw = tmp_path / "photographs"
+    (raw / "Flicker8k_Dataset").mkdir(parents=True)
+    names = [f"{i}_made_up.jpg" for i in range(3)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (29, 31), (80 * i, 7, 200)).save(raw / "Flicker8k_Dataset" / name)
+    lines = [f"{name}#{j}\ta dog runs {j}" for name in names for j in range(5)]
+    (raw / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    (raw / "Flickr_8k.testImages.txt").write_text("\n".join(names) + "\n")
+    vocabulary = Vocabulary(["<pad>", "<unk>", "a", "dog", "runs"])
+    model = BSSAN(ModelConfig(joint_size=7, word_size=3), len(vocabulary), 1280, True)
+    save_checkpoint(tmp_path / "best", model, vocabulary, load_backbone().descriptor, {})
+    arguments = ["evaluate", "--checkpoint", "best", "--data", "photographs", "--bootstrap", 7, "--out", "m.json"]
+    done = bssan(*arguments, "--split", "test", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert (metrics["split"], metrics["n_images"], metrics["n_captions"]) == ("test", 3, 15)
+    assert len(list((tmp_path / "prepared").glob("flickr8k-*"))) == 1
+    refused(bssan(*arguments, "--split", "dev", cwd=tmp_path), "dev", "test")
+    (raw / "Flicker8k_Dataset" / names[1]).write_bytes(b"")  # kept features are used, pictures are not needed
+    assert bssan(*arguments, "--split", "test", cwd=tmp_path).returncode == 0
