@@ -115,6 +115,7 @@ def execute(source: Path, run: Run) -> None:
             progress_bar=sys.stderr.isatty(),
             stderr_file=_Live(sys.stderr),
             kernel_manager_class=manager_class,
+            extra_arguments=["--log-level=50"],  # kernels print remarks of their own at start and shutdown
         )
 
     try:
@@ -168,8 +169,6 @@ def _in_thread(work) -> None:
     class Manager(AsyncKernelManager):
         def __init__(self, *arguments, **keywords):
             super().__init__(*arguments, **keywords)
-            if self.has_trait("transport_encryption"):
-                self.transport_encryption = "auto"  # or newer kernels warn at each start
             managers.append(self)
 
     def target():

@@ -222,7 +222,7 @@ def test_evaluate_measures_raw_pictures_whose_only_split_is_the_test_split(tmp_p
     vocabulary = Vocabulary(["<pad>", "<unk>", "a", "dog", "runs"])
     model = BSSAN(ModelConfig(joint_size=7, word_size=3), len(vocabulary), 1280, True)
     save_checkpoint(tmp_path / "best", model, vocabulary, load_backbone().descriptor, {})
-    arguments = ["evaluate", "--checkpoint", "best", "--data", "photographs", "--bootstrap", 7, "--out", "m.json"]
+    arguments = ["evaluate", "--checkpoint", "best", "--data", "photographs", "--out", "m.json"]
     done = bssan(*arguments, "--split", "test", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "m.json").read_text())
