@@ -136,7 +136,8 @@ def score_model(
 
 def _score_tile(model, images: ImageCodes, captions: CaptionCodes, budget: int, rows, columns, out) -> None:
     """Scores one tile, in strips of images where its [B, K, C, T] tensors (about five alive) would pass the budget."""
-    strip = max(1, budget // 2 // (20 * images.regions.shape[1] * captions.tokens.numel()))
+    vectors = max(images.regions.shape[1], images.objects.shape[1])
+    strip = max(1, budget // 2 // (20 * vectors * captions.tokens.numel()))
     for start in range(0, len(rows), strip):
         part = slice(start, start + strip)
         pairs = model.score(images[part], captions)
@@ -160,6 +161,28 @@ def score_split(
 
 
 @torch.inference_mode()
+def _attend_image(checkpoint: Checkpoint, arrays: list[np.ndarray | None], captions: list[str]) -> list[Attention]:
+    """Attention of one image and several captions.
+
+    arrays: regions [K, D], objects [M, D], boxes [K, 4], object_boxes [M, 4]; all but the first may be None.
+    """
+    model = checkpoint.model.eval()
+    device = model.bilinear.weight.device
+    # Copied, since torch has no tensors over a file that may only be read.
+    tensors = [None if array is None else torch.from_numpy(np.array(array, np.float32))[None].to(device) for array in arrays]
+    tokens, lengths = Words(captions, checkpoint.vocabulary).batch(np.arange(len(captions)), device)
+    pairs = model.score(model.encode_images(*tensors), model.encode_captions(tokens, lengths), weights=True)
+    w2r, o2w = pairs.w2r_weights[0].float().cpu().numpy(), pairs.o2w_weights[:, :, 0].float().cpu().numpy()
+    found = []
+    for c, caption in enumerate(captions):
+        words = tokenize(caption)
+        found.append(Attention(
+            w2r=w2r[:, c, : len(words)].T, o2w=o2w[c, : len(words)].T, words=words, score=float(pairs.joint[0, c]),
+            score_w2r=float(pairs.w2r[0, c]), score_o2w=float(pairs.o2w[0, c]), gate=float(model.gate),
+        ))
+    return found
+
+
 def attend_arrays(
     checkpoint: Checkpoint, regions: np.ndarray, objects: np.ndarray | None, boxes: np.ndarray | None,
     object_boxes: np.ndarray | None, caption: str,
@@ -168,36 +191,24 @@ def attend_arrays(
 
     regions: [K, D]. objects: [M, D] or None (the regions). boxes: [K, 4], object_boxes: [M, 4], or None.
     """
-    model = checkpoint.model.eval()
-    device = model.bilinear.weight.device
-
-    def tensor(array):
-        return None if array is None else torch.from_numpy(np.asarray(array, np.float32))[None].to(device)
-
-    words = tokenize(caption)
-    tokens = torch.tensor([checkpoint.vocabulary.encode(words)], device=device)
-    images = model.encode_images(tensor(regions), tensor(objects), tensor(boxes), tensor(object_boxes))
-    pair = model.score(images, model.encode_captions(tokens, torch.tensor([len(words)], device=device)), weights=True)
-    return Attention(
-        w2r=pair.w2r_weights[0, :, 0].T.float().cpu().numpy(),
-        o2w=pair.o2w_weights[0, :, 0].T.float().cpu().numpy(),
-        words=words,
-        score=float(pair.joint), score_w2r=float(pair.w2r), score_o2w=float(pair.o2w), gate=float(model.gate),
-    )
+    return _attend_image(checkpoint, [regions, objects, boxes, object_boxes], [caption])[0]
 
 
 def attend(
     checkpoint: Checkpoint, split: PreparedSplit, pairs: Iterable[tuple[int, int]], device: str | None = None
 ) -> list[Attention]:
-    """Attention of chosen (image row, caption row) pairs of a split, in their order."""
+    """Attention of chosen (image row, caption row) pairs of a split, in their order; an image is encoded once."""
     check_features(checkpoint.model, split)
     if device is not None:
         checkpoint.model.to(device)
-    return [
-        attend_arrays(
-            checkpoint, split.regions[i],
-            *(None if part is None else part[i] for part in (split.objects, split.boxes, split.object_boxes)),
-            split.captions[c],
-        )
-        for i, c in pairs
-    ]
+    pairs, places = list(pairs), {}
+    for place, (image, _) in enumerate(pairs):
+        places.setdefault(int(image), []).append(place)
+    found: list[Attention | None] = [None] * len(pairs)
+    parts = (split.regions, split.objects, split.boxes, split.object_boxes)
+    for image, own in places.items():
+        arrays = [None if part is None else part[image] for part in parts]
+        captions = [split.captions[pairs[place][1]] for place in own]
+        for place, attention in zip(own, _attend_image(checkpoint, arrays, captions)):
+            found[place] = attention
+    return found

@@ -1,0 +1,304 @@
+"""Scores and attention of a split against two plain loops that build every attended vector.
+
+Letters: N images, C captions, K regions, M objects, T words, D feature size, d joint size.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bssan_lib.batches import Words
+from bssan_lib.checkpoint import Checkpoint
+from bssan_lib.config import ModelConfig
+from bssan_lib.data.prepared import PreparedSplit
+from bssan_lib.data.vocabulary import Vocabulary, tokenize
+from bssan_lib.errors import CheckpointError, ConfigError
+from bssan_lib.model import BSSAN, place_features
+from bssan_lib.scoring import attend, attend_arrays, parse_memory, score_model, score_split
+
+D, SIZE = 11, 13
+VOCABULARY = Vocabulary(["<pad>", "<unk>", *(f"w{number}" for number in range(17))])
+BUDGETS = ["1GiB", "200KB", "20KB", 700]
+
+
+def make_checkpoint(place=True, kind=BSSAN, **settings):
+    """A model with random weights everywhere, also where training starts from zeros."""
+    torch.manual_seed(5)
+    model = kind(ModelConfig(joint_size=SIZE, word_size=7, **settings), len(VOCABULARY), D, place)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.5)
+        model.gate_logit.fill_(0.6)
+    return Checkpoint(model.eval(), VOCABULARY, None, {})
+
+
+def make_split(n=7, k=5, m=3, lengths=(2, 19, 1, 3, 40, 7, 5, 11, 1, 13, 23), boxes=True, kind=np.float32):
+    """Random features; caption c has lengths[c] words, some unknown. m=None: the objects are the regions."""
+    rng = np.random.default_rng(7)
+
+    def some_boxes(count):
+        return np.sort(rng.random((n, count, 2, 2)), axis=2).reshape(n, count, 4).astype(np.float32)
+
+    return PreparedSplit(
+        folder=Path("made up"), name="test", regions=rng.normal(size=(n, k, D)).astype(kind),
+        objects=None if m is None else rng.normal(size=(n, m, D)).astype(kind),
+        boxes=some_boxes(k) if boxes else None, object_boxes=some_boxes(m) if boxes and m else None,
+        captions=[" ".join(f"w{number}" for number in rng.integers(0, 19, length)) for length in lengths],
+        cap2im=np.arange(len(lengths)) % n, ids=[f"{row}.png" for row in range(n)], phrases=None,
+        satisfies=None, meta={"splits": {"test": {}}},
+    )
+
+
+def unit(vectors):
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def cosine(a, b):
+    return float(a @ b / a.norm() / b.norm())
+
+
+def visual_codes(projection, features, boxes):
+    """[K, D], [K, 4] or None -> [K, d]: norm(A x + a + P b)."""
+    linear = projection.project
+    found = torch.tensor(np.asarray(features, np.float32)) @ linear.weight.T + linear.bias
+    if projection.place is not None and boxes is not None:
+        found = found + place_features(torch.tensor(np.asarray(boxes))) @ projection.place.weight.T
+    return unit(found)
+
+
+def lstm_words(model, inputs):
+    """[T, input] -> u [T, d], without packing or padding."""
+    states = model.lstm(inputs[None])[0][0]
+    return unit((states[:, :SIZE] + states[:, SIZE:]) / 2) @ model.bilinear.weight.T
+
+
+@torch.no_grad()
+def by_hand(checkpoint, split, image, caption):
+    """One pair, word by word and object by object: weights [T, K], [M, T] and (joint, w2r, o2w)."""
+    model = checkpoint.model
+    boxes = None if split.boxes is None else split.boxes[image]
+    regions = visual_codes(model.regions, split.regions[image], boxes)
+    of_objects = model.regions if model.config.tie_projections else model.objects
+    if split.objects is None:
+        objects = visual_codes(of_objects, split.regions[image], boxes)
+    else:
+        own = None if split.object_boxes is None else split.object_boxes[image]
+        objects = visual_codes(of_objects, split.objects[image], own)
+    lambda_w, lambda_o = float(model.log_temperature_w.exp()), float(model.log_temperature_o.exp())
+    inputs = model.embed(torch.tensor(checkpoint.vocabulary.encode(tokenize(split.captions[caption]))))
+    if model.config.reading == "inputs":
+        looks = inputs @ model.look.weight.T
+        seen = torch.stack([torch.softmax(lambda_w * regions @ look, 0) @ regions for look in looks])
+        inputs = torch.cat([inputs, seen], dim=-1)
+    words = lstm_words(model, inputs)
+    alpha = torch.stack([torch.softmax(lambda_w * regions @ word, 0) for word in words])
+    beta = torch.stack([torch.softmax(lambda_o * words @ one, 0) for one in objects])
+    w2r = np.mean([cosine(word, weights @ regions) for word, weights in zip(words, alpha)])
+    o2w = np.mean([cosine(one, weights @ words) for one, weights in zip(objects, beta)])
+    gate = float(model.gate)
+    return alpha.numpy(), beta.numpy(), (gate * w2r + (1 - gate) * o2w, w2r, o2w)
+
+
+def scores_by_hand(checkpoint, split):
+    """joint, w2r, o2w, each [N, C]."""
+    n, c = len(split.ids), len(split.captions)
+    found = [[by_hand(checkpoint, split, i, j)[2] for j in range(c)] for i in range(n)]
+    return np.array(found).transpose(2, 0, 1)
+
+
+def close(scores, expected):
+    for name, matrix in zip(("joint", "w2r", "o2w"), expected):
+        np.testing.assert_allclose(getattr(scores, name), matrix, atol=2e-6, err_msg=name)
+
+
+def all_of(scores):
+    return np.stack([scores.joint, scores.w2r, scores.o2w])
+
+
+CASES = {
+    "objects of their own": ({}, {}),
+    "objects are the regions": ({}, {"m": None}),
+    "one projection": ({"tie_projections": True}, {"m": None}),
+    "one projection, objects of their own": ({"tie_projections": True}, {}),
+    "no boxes": ({"place": False}, {"boxes": False}),
+    "two layers": ({"lstm_layers": 2}, {}),
+    "words feed the LSTM what they see": ({"reading": "inputs"}, {"n": 3}),
+    "W2R alone": ({"direction": "w2r"}, {}),
+    "O2W alone": ({"direction": "o2w"}, {}),
+    "one region and one object": ({}, {"k": 1, "m": 1}),
+    "one word": ({}, {"lengths": (1, 1)}),
+    "one image and one caption": ({}, {"n": 1, "lengths": (4,)}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_agree_with_plain_loops(case):
+    settings, sizes = CASES[case]
+    checkpoint, split = make_checkpoint(**settings), make_split(**sizes)
+    close(score_split(checkpoint, split, progress=False), scores_by_hand(checkpoint, split))
+
+
+def test_every_length_from_one_to_forty():
+    lengths = np.random.default_rng(1).permutation(40) + 1
+    checkpoint, split = make_checkpoint(), make_split(n=3, lengths=lengths)
+    close(score_split(checkpoint, split, progress=False), scores_by_hand(checkpoint, split))
+
+
+class Watched(BSSAN):
+    """Notes how many images and captions each call scores, and how many images are encoded."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.calls, self.encoded = [], 0
+
+    def score(self, images, captions, weights=False):
+        self.calls.append((len(images.regions), len(captions.words)))
+        return super().score(images, captions, weights)
+
+    def encode_images(self, regions, *others, **named):
+        self.encoded += len(regions)
+        return super().encode_images(regions, *others, **named)
+
+
+def test_memory_budgets_change_the_work_and_not_the_scores():
+    split = make_split(lengths=tuple(1 + (7 * row) % 37 for row in range(43)))
+    expected, calls, kept = None, [], []
+    for budget in BUDGETS:
+        checkpoint = make_checkpoint(kind=Watched)
+        scores = score_split(checkpoint, split, memory=budget, progress=False)
+        expected = all_of(scores) if expected is None else expected
+        np.testing.assert_allclose(all_of(scores), expected, atol=1e-6)
+        assert sum(images * captions for images, captions in checkpoint.model.calls) == 7 * 43
+        calls.append(len(checkpoint.model.calls))
+        kept.append((checkpoint.model.encoded, isinstance(scores.joint, np.memmap)))
+    assert calls[0] == 2 < calls[1] < calls[2]  # two tiles of at most 32 captions; strips; blocks
+    assert kept[0] == (7, False) and kept[-1][0] > 7 and kept[-1][1]  # encoded again; matrices in files
+
+
+def test_strips_within_a_block_of_images():
+    checkpoint = make_checkpoint(kind=Watched)
+    split = make_split(lengths=(40,) * 31)
+    scores = score_split(checkpoint, split, memory="600KB", progress=False)  # 7 images fit encoded, 2 scored
+    assert {images for images, _ in checkpoint.model.calls} == {1, 2} and checkpoint.model.encoded == 7
+    expected = all_of(score_split(checkpoint, split, progress=False))
+    np.testing.assert_allclose(all_of(scores), expected, atol=1e-6)
+
+
+def test_chosen_rows_are_a_part_of_the_whole():
+    checkpoint, split = make_checkpoint(), make_split()
+    words = Words(split.captions, VOCABULARY)
+    images, captions = np.array([5, 0, 3]), np.array([4, 10, 2, 0, 7])
+    whole = all_of(score_split(checkpoint, split, progress=False))
+    part = score_model(checkpoint.model, split, words, images=images, captions=captions, progress=False)
+    np.testing.assert_allclose(all_of(part), whole[:, images][:, :, captions], atol=1e-6)
+
+
+def test_a_permuted_gallery_permutes_scores():
+    checkpoint, split = make_checkpoint(), make_split()
+    rng = np.random.default_rng(3)
+    images, captions = rng.permutation(7), rng.permutation(11)
+    mixed = PreparedSplit(**{
+        **vars(split), "captions": [split.captions[c] for c in captions],
+        "ids": [split.ids[i] for i in images], **{name: getattr(split, name)[images] for name in ("regions", "objects", "boxes", "object_boxes")},
+    })
+    expected = all_of(score_split(checkpoint, split, progress=False))[:, images][:, :, captions]
+    np.testing.assert_allclose(all_of(score_split(checkpoint, mixed, progress=False)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("reading", ["states", "inputs"])
+def test_more_padding_changes_no_score(reading):
+    model = make_checkpoint(reading=reading).model
+    regions, objects = torch.randn(3, 5, D), torch.randn(3, 2, D)
+    tokens, lengths = torch.tensor([[4, 9, 3, 1], [6, 0, 0, 0], [2, 5, 0, 0]]), torch.tensor([4, 1, 2])
+    with torch.no_grad():
+        images = model.encode_images(regions, objects)
+        short = model.score(images, model.encode_captions(tokens, lengths))
+        padded = torch.nn.functional.pad(tokens, (0, 19))
+        long = model.score(images, model.encode_captions(padded, lengths))
+    for name in ("joint", "w2r", "o2w"):
+        torch.testing.assert_close(getattr(short, name), getattr(long, name), atol=1e-6, rtol=0)
+
+
+def test_features_from_a_file_that_may_only_be_read(tmp_path):
+    split = make_split(kind=np.float16)
+    mapped = {}
+    for name in ("regions", "objects", "boxes"):
+        np.save(tmp_path / f"{name}.npy", getattr(split, name))
+        mapped[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    checkpoint, mapped = make_checkpoint(), PreparedSplit(**{**vars(split), **mapped})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = score_split(checkpoint, mapped, progress=False)
+        attention = attend(checkpoint, mapped, [(2, 3)])[0]
+    assert isinstance(mapped.regions, np.memmap) and mapped.regions.dtype == np.float16
+    close(scores, scores_by_hand(checkpoint, split))
+    assert attention.score == pytest.approx(scores.joint[2, 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_shown_is_the_attention_that_scored(case):
+    settings, sizes = CASES[case]
+    checkpoint, split = make_checkpoint(**settings), make_split(**sizes)
+    scores = score_split(checkpoint, split, progress=False)
+    pairs = [(i, c) for c in range(len(split.captions)) for i in range(len(split.ids)) if (i + c) % 3 == 0]
+    for (i, c), one in zip(pairs, attend(checkpoint, split, pairs), strict=True):
+        alpha, beta, (joint, w2r, o2w) = by_hand(checkpoint, split, i, c)
+        assert one.words == tokenize(split.captions[c])
+        np.testing.assert_allclose(one.w2r, alpha, atol=2e-6)
+        np.testing.assert_allclose(one.o2w, beta, atol=2e-6)
+        np.testing.assert_allclose(one.w2r.sum(1), 1, atol=1e-5)
+        np.testing.assert_allclose(one.o2w.sum(1), 1, atol=1e-5)
+        found = (one.score, one.score_w2r, one.score_o2w)
+        assert found == pytest.approx((joint, w2r, o2w), abs=2e-6)
+        assert found == pytest.approx((scores.joint[i, c], scores.w2r[i, c], scores.o2w[i, c]), abs=1e-6)
+        fixed = {"w2r": 1, "o2w": 0}.get(settings.get("direction"))
+        assert one.gate == pytest.approx(1 / (1 + np.exp(-0.6)) if fixed is None else fixed)
+
+
+def test_pairs_come_back_in_their_order():
+    checkpoint, split = make_checkpoint(), make_split()
+    pairs = [(3, 4), (0, 2), (3, 1), (0, 2), (6, 4)]
+    together = attend(checkpoint, split, iter(pairs))
+    for (i, c), one in zip(pairs, together, strict=True):
+        alone = attend_arrays(
+            checkpoint, split.regions[i], split.objects[i], split.boxes[i], split.object_boxes[i],
+            split.captions[c],
+        )
+        assert one.words == alone.words and one.score == pytest.approx(alone.score, abs=1e-6)
+        np.testing.assert_allclose(one.w2r, alone.w2r, atol=1e-6)
+        np.testing.assert_allclose(one.o2w, alone.o2w, atol=1e-6)
+    assert attend(checkpoint, split, []) == []
+
+
+def test_a_caption_without_words_is_scored():
+    checkpoint, split = make_checkpoint(), make_split()
+    one = attend_arrays(checkpoint, split.regions[0], None, None, None, "!? \U0001f41f")
+    assert one.words == ["<unk>"] and one.w2r.shape == (1, 5) and np.isfinite(one.score)
+
+
+def test_features_of_another_size_are_refused():
+    checkpoint, split = make_checkpoint(), make_split()
+    other = PreparedSplit(**{**vars(split), "regions": split.regions[:, :, :10]})
+    said = "'test' have 10 numbers a region, the checkpoint was trained on 11"
+    with pytest.raises(CheckpointError, match=said):
+        score_split(checkpoint, other, progress=False)
+    with pytest.raises(CheckpointError, match=said):
+        attend(checkpoint, other, [(0, 0)])
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("1GiB", 2**30), ("500MB", 500_000_000), ("500 mb", 500_000_000), ("1.5 MiB", 3 * 2**19),
+    ("64", 64), (64, 64), ("2kib", 2048), ("7 B", 7),
+])
+def test_memory_sizes(text, expected):
+    assert parse_memory(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-1GB", "0", "0 GiB", "1 GiB please", "GiB", "1,5GB", "1TB"])
+def test_what_is_no_memory_size(text):
+    with pytest.raises(ConfigError, match="memory: expected a size such as 1GiB"):
+        parse_memory(text)
