@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bssan_lib.config import ModelConfig
+from bssan_lib.config import ModelConfig, config_from_dict
 from bssan_lib.data.vocabulary import Vocabulary
-from bssan_lib.errors import CheckpointError
+from bssan_lib.errors import CheckpointError, ConfigError
 from bssan_lib.model import BSSAN
 
 FILES = ("model.safetensors", "config.json", "vocabulary.json")
@@ -94,9 +94,9 @@ def load_checkpoint(folder: Path | str, device: str | torch.device = "cpu") -> C
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = ModelConfig(**config["model"])
+        settings = config_from_dict(config["model"], ModelConfig)
         model = BSSAN(settings, len(vocabulary), config["dimension"], config["place"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: not the settings of a checkpoint ({error}).") from error
     if config.get("vocabulary_sha256") != vocabulary.sha256:
         raise CheckpointError(
