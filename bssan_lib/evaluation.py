@@ -23,7 +23,7 @@ from bssan_lib.retrieval import (
     bootstrap_intervals, evaluate_protocol, fold_ranks, pair_metrics, protocol_folds, protocol_ranks,
     ranks_metrics,
 )
-from bssan_lib.scoring import attend, score_split
+from bssan_lib.scoring import Scores, attend, score_split
 
 ATTENTIONS = 256  # captions whose attention is held at a time
 WAYS = ("i2t", "t2i")
@@ -31,12 +31,13 @@ WAYS = ("i2t", "t2i")
 
 def evaluate(
     checkpoint, split: PreparedSplit, protocol: str = "full", bootstrap: int = 1000,
-    memory: str | int = "1GiB", progress: bool = True, seed: int = 0,
+    memory: str | int = "1GiB", progress: bool = True, seed: int = 0, scores: Scores | None = None,
 ) -> dict:
     """Every number of a checkpoint on a split.
 
     checkpoint: a `Checkpoint`. split: N images with captions. protocol: "full", "5k" or "1k-5fold".
     bootstrap: samples behind the 95% intervals, 0 for none; seed: theirs. memory: budget of the scoring.
+    scores: what `score_split` gave for this checkpoint and split, where it is at hand; else it is called.
 
     Returns {"dataset", "split", "protocol", "n_images", "n_captions", "i2t", "t2i", "rsum", "ci95",
     "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model", "seconds"}. Not everything is
@@ -46,7 +47,8 @@ def evaluate(
     ConfigError for an unknown protocol, DataError where the split is too small for it.
     """
     last = protocol_folds(len(split.ids), protocol)[-1][1]
-    scores = score_split(checkpoint, split, memory=memory, progress=progress)
+    if scores is None:
+        scores = score_split(checkpoint, split, memory=memory, progress=progress)
     ranks = protocol_ranks(scores.joint, split.cap2im, protocol)
     metrics = {
         "dataset": split.meta.get("source") or split.folder.name, "split": split.name, "protocol": protocol,

@@ -99,6 +99,10 @@ def test_twice_the_same_numbers(checkpoint, whole):
     split, metrics = whole
     again = evaluate(checkpoint, split, bootstrap=53, progress=False)
     assert {**plain(again), "seconds": None} == {**plain(metrics), "seconds": None}
+    scores = score_split(checkpoint, split, progress=False)
+    given = evaluate(checkpoint, split, bootstrap=53, progress=False, scores=scores)
+    assert {**plain(given), "seconds": None} == {**plain(metrics), "seconds": None}
+    assert given["seconds"].items() >= scores.seconds.items()
 
 
 def test_a_protocol_is_refused_before_anything_is_scored(checkpoint, tmp_path):

@@ -203,7 +203,8 @@ def test_a_permuted_gallery_permutes_scores():
     images, captions = rng.permutation(7), rng.permutation(11)
     mixed = PreparedSplit(**{
         **vars(split), "captions": [split.captions[c] for c in captions],
-        "ids": [split.ids[i] for i in images], **{name: getattr(split, name)[images] for name in ("regions", "objects", "boxes", "object_boxes")},
+        "ids": [split.ids[i] for i in images],
+        **{name: getattr(split, name)[images] for name in ("regions", "objects", "boxes", "object_boxes")},
     })
     expected = all_of(score_split(checkpoint, split, progress=False))[:, images][:, :, captions]
     np.testing.assert_allclose(all_of(score_split(checkpoint, mixed, progress=False)), expected, atol=1e-6)
