@@ -50,7 +50,7 @@ class ModelConfig:
     direction: Literal["joint", "w2r", "o2w"] = "joint"  # which direction scores
     place: bool = True  # a linear term of the box is added to each region
     dropout: float = 0.2  # of word vectors and of word states
-    region_dropout: float = 0.0  # of the features of regions and objects
+    region_dropout: float = 0.0  # of whole channels of an image's features
     word_dropout: float = 0.1  # the share of training words that become <unk>
     tie_projections: bool = False  # one projection for regions and objects
     temperature_w: float = 9.0  # lambda_w of the softmax over regions

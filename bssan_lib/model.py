@@ -88,7 +88,8 @@ class VisualProjection(nn.Module):
 
     def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
         """features: [B, K, D]. boxes: [K, 4] or [B, K, 4]. Returns [B, K, d] of norm one."""
-        projected = self.project(self.dropout(features))
+        # One mask an image, so that a channel cannot be read off a neighbouring region.
+        projected = self.project(features * self.dropout(torch.ones_like(features[:, :1])))
         if self.place is not None and boxes is not None:
             projected = projected + self.place(place_features(boxes))
         return projected / safe_norm(projected)[..., None]

@@ -29,7 +29,7 @@ from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import CheckpointError, TrainingError
 from bssan_lib.losses import hinge_loss, infonce_loss, negatives
-from bssan_lib.model import BSSAN, CaptionCodes, ImageCodes
+from bssan_lib.model import BSSAN, CaptionCodes, ImageCodes, PairScores
 from bssan_lib.retrieval import retrieval_metrics
 from bssan_lib.scoring import score_model
 
@@ -78,21 +78,35 @@ def gather_rows(tensor: Tensor, accelerator: Accelerator) -> Tensor:
     return tensor if accelerator.num_processes == 1 else _Gather.apply(tensor)
 
 
-def batch_scores(model: BSSAN, images: ImageCodes, captions: CaptionCodes) -> Tensor:
-    """Joint scores [B, C] of B images and C captions of any lengths, computed in chunks of similar length."""
+def batch_scores(model: BSSAN, images: ImageCodes, captions: CaptionCodes) -> PairScores:
+    """Scores [B, C] of B images and C captions of any lengths, computed in chunks of similar length."""
     chunks = chunks_by_length(captions.lengths.cpu(), SCORING_CHUNK)
-    scored = torch.cat([model.score(images, captions[torch.from_numpy(rows)]).joint for rows in chunks], dim=1)
-    places = torch.from_numpy(np.argsort(np.concatenate(chunks)))
-    return scored[:, places.to(scored.device)]
+    scored = [model.score(images, captions[torch.from_numpy(rows)]) for rows in chunks]
+    places = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(captions.lengths.device)
+    return PairScores(
+        *(torch.cat([getattr(pair, name) for pair in scored], dim=1)[:, places].float() for name in ("joint", "w2r", "o2w"))
+    )
 
 
-def batch_loss(scores: Tensor, image_rows: Tensor, epoch: int, training: TrainingConfig) -> Tensor:
-    """The loss that the settings name. scores: [B, B]; image_rows: [B]; epoch counts from 1."""
-    negative = negatives(image_rows)
+def ranking_loss(scores: Tensor, negative: Tensor, epoch: int, training: TrainingConfig) -> Tensor:
+    """The loss that the settings name. scores: [B, B]; negative: [B, B] from `negatives`; epoch counts from 1."""
     if training.loss == "infonce":
         return infonce_loss(scores, negative, training.inverse_temperature)
     hardest = epoch > training.warmup_epochs_all_negatives
     return hinge_loss(scores, negative, training.margin, hardest)
+
+
+def batch_loss(pairs: PairScores, image_rows: Tensor, epoch: int, training: TrainingConfig, direction: str) -> Tensor:
+    """The joint score's ranking loss and, weighted, each direction's own, so that neither rests on the other.
+
+    pairs: scores [B, B]. image_rows: [B]. direction: of the model; one alone has its own loss and nothing to add.
+    """
+    negative = negatives(image_rows)
+    loss = ranking_loss(pairs.joint, negative, epoch, training)
+    if direction != "joint" or training.direction_weight == 0:
+        return loss
+    own = sum(ranking_loss(scores, negative, epoch, training) for scores in (pairs.w2r, pairs.o2w))
+    return (loss + training.direction_weight * own) / (1 + 2 * training.direction_weight)
 
 
 class Trainer:
@@ -110,7 +124,13 @@ class Trainer:
     ):
         # A notebook's kernel may have trained before, and accelerate keeps the precision of its first time.
         AcceleratorState._reset_state()
-        self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+        try:
+            self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+        except ValueError as error:
+            raise TrainingError(
+                f"training.mixed_precision: {training.mixed_precision} is not to be had here ({error}). "
+                "Set it to bf16, or to no."
+            ) from error
         self.model, self.vocabulary, self.training = model.to(self.accelerator.device), vocabulary, training
         self.train_split, self.dev_split, self.seed, self.backbone = train, dev, seed, backbone
         self.words, self.dev_words = (Words(split.captions, vocabulary) for split in (train, dev))
@@ -120,13 +140,17 @@ class Trainer:
         self.steps_per_epoch = max(1, len(self.words) // training.batch_size)
         self.total_steps = self.steps_per_epoch * training.epochs
         self.step, self.loss_sum, self.collapsed_steps, self.history = 0, 0.0, 0, []
-        processes = self.accelerator.num_processes
-        if training.batch_size % processes:
+        processes, pairs = self.accelerator.num_processes, min(training.batch_size, len(self.words))
+        if pairs < 2:
             raise TrainingError(
-                f"training.batch_size: {training.batch_size} pairs cannot be shared by {processes} processes evenly."
+                f"{train.folder}: {len(self.words)} training captions in batches of training.batch_size = "
+                f"{training.batch_size}; a batch needs at least two pairs."
             )
-        if len(self.words) < 2:
-            raise TrainingError(f"{train.folder}: {len(self.words)} training captions; a batch needs at least two.")
+        if pairs % processes:
+            raise TrainingError(f"training.batch_size: {processes} processes cannot share {pairs} pairs evenly.")
+        if processes > 1:  # one model, whatever each process drew at first
+            for tensor in self.model.state_dict().values():
+                torch.distributed.broadcast(tensor, 0)
 
     # -- one step
 
@@ -142,9 +166,10 @@ class Trainer:
                 tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]))
             own = model.encode_captions(tokens, lengths)
             captions = CaptionCodes(*(gather_rows(part, accelerator) for part in (own.words, own.lengths, own.tokens)))
-            scores = gather_rows(batch_scores(model, images, captions).float(), accelerator)
+            own_rows = batch_scores(model, images, captions)
+        pairs = PairScores(*(gather_rows(part, accelerator) for part in (own_rows.joint, own_rows.w2r, own_rows.o2w)))
         image_rows = torch.from_numpy(self.train_split.cap2im[rows]).to(accelerator.device)
-        return batch_loss(scores, image_rows, epoch, self.training)
+        return batch_loss(pairs, image_rows, epoch, self.training, model.config.direction)
 
     def train_step(self, rows: np.ndarray, epoch: int) -> float:
         """One update from one batch. rows: [B] caption rows. Returns the loss; raises TrainingError when it is NaN."""
@@ -154,22 +179,29 @@ class Trainer:
             group["lr"] = learning_rate(self.step, self.total_steps, self.training)
         loss = self.forward(rows, epoch)
         value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"epoch {epoch}, step {self.step + 1}: the loss is {value}. Weights before this step are in "
-                f"{self.folder}. Try a smaller training.learning_rate, or training.mixed_precision: no."
-            )
+        self._refuse_nan("loss", value, epoch)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if self.accelerator.num_processes > 1:
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        if self.accelerator.scaler is None:  # fp16 leaves such a step out and halves its scale instead
+            self._refuse_nan("gradient's norm", norm.item(), epoch)
         self.optimizer.step()
         self.step += 1
         self._watch_collapse(value, epoch)
         return value
+
+    def _refuse_nan(self, what: str, value: float, epoch: int) -> None:
+        """Before the update, so that a saved state never holds a NaN."""
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"epoch {epoch}, step {self.step + 1}: the {what} is {value}; the weights were left as they were. "
+                f"The state saved last, if any, is in {self.folder}. Look for NaN in the features, or try a smaller "
+                "training.learning_rate or training.mixed_precision: no."
+            )
 
     def _watch_collapse(self, loss: float, epoch: int) -> None:
         hardest = self.training.loss == "hinge" and epoch > self.training.warmup_epochs_all_negatives
@@ -254,6 +286,7 @@ class Trainer:
         state = {
             "step": self.step, "loss_sum": self.loss_sum, "collapsed_steps": self.collapsed_steps,
             "history": self.history, "identity": self._identity(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
         save_weights(tensors, self.folder / "last.safetensors", {"state": json.dumps(state)})
 
@@ -269,18 +302,24 @@ class Trainer:
             with safe_open(path, "pt") as file:
                 state = json.loads(file.metadata()["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            if state["identity"] != json.loads(json.dumps(self._identity())):
+                raise CheckpointError(
+                    f"{path}: saved by a training with other settings, data or seed. Delete {self.folder}, or train "
+                    "elsewhere."
+                )
+            self._take_up(state, tensors)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path}: damaged ({error}). Delete it to train from the start.") from error
-        if state["identity"] != json.loads(json.dumps(self._identity())):
-            raise CheckpointError(
-                f"{path}: saved by a training with other settings, data or seed. Delete {self.folder}, or train elsewhere."
-            )
+        return True
+
+    def _take_up(self, state: dict, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
         for name, parameter in self.model.named_parameters():
             for full in (n for n in tensors if n.startswith("optimizer/") and n.split("/", 2)[2] == name):
                 key = full.split("/")[1]
                 where = "cpu" if key == "step" else parameter.device
                 self.optimizer.state[parameter][key] = tensors[full].to(where)
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.loss_sum, self.history = state["step"], state["loss_sum"], state["history"]
         self.collapsed_steps = state["collapsed_steps"]
-        return True
