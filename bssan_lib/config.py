@@ -32,11 +32,10 @@ class DataConfig:
     seed: int = 1  # scenes only: what is drawn
     backbone: str = "efficientnet_lite0"  # the frozen network that turns a picture into regions
     image_size: int = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
-    precision: str = "float32"  # the number type that the backbone computes in
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the backbone; auto: bfloat16 where it is fast
     windows: list[int] = field(default_factory=lambda: [3, 5])  # objects: square windows of so many cells
     min_word_count: int = 4  # a word rarer than this in the training captions is <unk>
     entities: str | None = None  # Flickr30K Entities, zip or folder; None: looked for in the data folder
-    flips: bool = False  # mirrored views of the training pictures as well
 
 
 @dataclass
@@ -75,7 +74,7 @@ class TrainingConfig:
     warmup_epochs_all_negatives: int = 1  # hinge only: epochs before the hardest negative alone counts
     inverse_temperature: float = 20.0  # InfoNCE only
     direction_weight: float = 0.5  # of each direction's own loss beside the joint score's; 0: the joint score alone
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # by accelerate
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # by accelerate; auto: bf16 where it is fast
     dev_images: int = 1000  # so many images of dev, with their captions, choose the best epoch
     save_steps: int = 500  # the state to go on from is saved after so many steps and after every epoch
 
@@ -168,7 +167,7 @@ def save_config(config: Config, path) -> None:
 def prepared_folder(data: DataConfig) -> Path:
     """Where the features of these settings are kept: `data.prepared`, or a name made of what they depend on.
 
-    min_word_count is left out: features do not depend on them.
+    min_word_count is left out: features do not depend on it.
     """
     if data.prepared is not None:
         return Path(data.prepared)
@@ -176,7 +175,7 @@ def prepared_folder(data: DataConfig) -> Path:
         return Path(data.folder or ".")
     kept = {
         key: getattr(data, key)
-        for key in ("source", "backbone", "image_size", "precision", "windows", "entities", "flips")
+        for key in ("source", "backbone", "image_size", "precision", "windows", "entities")
     }
     kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
     if data.source == "scenes":

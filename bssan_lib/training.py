@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bssan_lib.backbone import fast_bfloat16
 from bssan_lib.batches import Words, chunks_by_length, epoch_order, image_batch
 from bssan_lib.checkpoint import save_checkpoint, save_weights
 from bssan_lib.config import TrainingConfig
@@ -124,8 +125,11 @@ class Trainer:
     ):
         # A notebook's kernel may have trained before, and accelerate keeps the precision of its first time.
         AcceleratorState._reset_state()
+        precision = training.mixed_precision
+        if precision == "auto":
+            precision = "bf16" if fast_bfloat16() else "no"
         try:
-            self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+            self.accelerator = Accelerator(mixed_precision=precision)
         except ValueError as error:
             raise TrainingError(
                 f"training.mixed_precision: {training.mixed_precision} is not to be had here ({error}). "

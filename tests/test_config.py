@@ -50,14 +50,14 @@ def test_strings_in_overrides_are_read_as_yaml():
         Config(),
         {
             "training.epochs": "2",
-            "data.flips": "true",
+            "model.place": "false",
             "data.folder": "null",
             "training.learning_rate": "3e-4",
             "training.mixed_precision": "no",
             "training.margin": 1,
         },
     )
-    assert config.training.epochs == 2 and config.data.flips is True and config.data.folder is None
+    assert config.training.epochs == 2 and config.model.place is False and config.data.folder is None
     assert config.training.learning_rate == 3e-4
     assert config.training.mixed_precision == "no"
     assert isinstance(config.training.margin, float)
@@ -98,7 +98,7 @@ def test_an_unknown_parameter_names_the_nearest(key, near):
         ("training.epochs", True, "training.epochs: expected a whole number, got True"),
         ("training.epochs", None, "training.epochs: expected a whole number, got nothing"),
         ("training.margin", "wide", "training.margin: expected a number, got 'wide'"),
-        ("data.flips", 1, "data.flips: expected true or false, got 1"),
+        ("model.place", 1, "model.place: expected true or false, got 1"),
         ("data.windows", 3, "data.windows: expected a list, got 3"),
         ("data.windows", [3, "five"], r"data.windows\[1\]: expected a whole number, got 'five'"),
         ("training.loss", "hing", "training.loss: expected one of hinge, infonce, got 'hing'"),

@@ -4,10 +4,9 @@
     split = open_prepared(folder, "dev")          # memory-mapped arrays, captions, ids, phrases
 """
 
-import hashlib
-import json
 from pathlib import Path
 
+from bssan_lib.config import prepared_folder
 from bssan_lib.data.files import locked, sha256_of
 from bssan_lib.data.flickr8k import CAPTION_FILES, flickr8k_source, source_files, split_files
 from bssan_lib.data.precomp import precomp_splits
@@ -88,7 +87,7 @@ def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: 
     for split in set(splits or []) - set(available):
         raise DataError(f"{folder or 'scenes'}: no split {split!r}; there are {', '.join(available)}")
     wanted = list(splits or available)
-    place = Path(data.prepared) if data.prepared else default_place(made_from)
+    place = prepared_folder(data)
 
     if not _missing(place, wanted, made_from, source_state):
         return place
@@ -104,12 +103,6 @@ def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: 
             for name in missing:
                 write_locked(place, raws[name], backbone, progress, meta)
     return place
-
-
-def default_place(made_from: dict) -> Path:
-    """prepared/<source>-<8 hex> under the working directory; the hex tells settings and folders apart."""
-    text = json.dumps(made_from, sort_keys=True)
-    return Path("prepared") / f"{made_from['source']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _read_source(data, folder: Path, splits: list[str], progress: bool) -> dict[str, RawSplit]:
