@@ -129,18 +129,16 @@ class Trainer:
         if precision == "auto":
             precision = "bf16" if fast_bfloat16() else "no"
         try:
-            self.accelerator = Accelerator(mixed_precision=precision)
+            self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+            optimizer = make_optimizer(model.to(self.accelerator.device), training)
         except ValueError as error:
-            raise TrainingError(
-                f"training.mixed_precision: {training.mixed_precision} is not to be had here ({error}). "
-                "Set it to bf16, or to no."
-            ) from error
-        self.model, self.vocabulary, self.training = model.to(self.accelerator.device), vocabulary, training
+            raise TrainingError(f"training settings that cannot be used here: {error}") from error
+        self.model, self.vocabulary, self.training = model, vocabulary, training
         self.train_split, self.dev_split, self.seed, self.backbone = train, dev, seed, backbone
         self.words, self.dev_words = (Words(split.captions, vocabulary) for split in (train, dev))
         self.folder, self.on_epoch = Path(folder), on_epoch
         self.progress = progress and self.accelerator.is_main_process
-        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(model, training))
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.steps_per_epoch = max(1, len(self.words) // training.batch_size)
         self.total_steps = self.steps_per_epoch * training.epochs
         self.step, self.loss_sum, self.collapsed_steps, self.history = 0, 0.0, 0, []
