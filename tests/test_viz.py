@@ -584,7 +584,7 @@ def test_recall_bars_with_their_intervals():
     assert heights(axes[0]) == [[11, 23, 31], [14, 26, 34]] and heights(axes[1]) == [[6, 18, 26], [9, 21, 29]]
     spans = [line.get_ydata().tolist() for line in axes[0].lines if line.get_gid() == "interval"]
     assert spans == [[8, 13], [20, 25], [28, 33], [11, 16], [23, 28], [31, 36]]
-    assert axes[0].get_ylim() == (0, 100)
+    assert axes[0].get_ylim() == (0, 112)
 
 
 def test_grounding_bars_stand_beside_their_own_baselines():

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.style import SERIES, SMALL, column_width, finish, new_figure, paper_style, plain
@@ -207,8 +206,8 @@ def _slant(axes, names: list[str]) -> None:
 
 def _bar_finish(figure, axes, text: str, legend: bool) -> None:
     for one in axes:
-        one.set_ylim(0, 100)
-        one.yaxis.set_major_locator(MaxNLocator(5))
+        one.set_ylim(0, 112)  # room for the number above a bar of 100
+        one.set_yticks(range(0, 101, 20))
         one.set_ylabel(text)
         one.label_outer(remove_inner_ticks=False)
     finish(axes)
