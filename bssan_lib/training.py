@@ -129,7 +129,7 @@ class Trainer:
         if precision == "auto":
             precision = "bf16" if fast_bfloat16() else "no"
         try:
-            self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+            self.accelerator = Accelerator(mixed_precision=precision)
             optimizer = make_optimizer(model.to(self.accelerator.device), training)
         except ValueError as error:
             raise TrainingError(f"training settings that cannot be used here: {error}") from error
