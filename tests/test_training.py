@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bssan_lib.backbone import fast_bfloat16
 from bssan_lib.batches import Words, epoch_order, image_batch
 from bssan_lib.checkpoint import load_checkpoint
 from bssan_lib.config import ModelConfig, TrainingConfig
@@ -368,6 +369,12 @@ def test_settings_that_cannot_be_trained(tmp_path):
     for rate in (-1.0, float("nan")):
         with pytest.raises(TrainingError, match="learning rate"):
             make_trainer(tmp_path, learning_rate=rate)
+
+
+def test_precision_by_what_is_fast(tmp_path):
+    found = make_trainer(tmp_path, mixed_precision="auto").accelerator.mixed_precision
+    assert found == ("bf16" if fast_bfloat16() else "no")
+    assert make_trainer(tmp_path, mixed_precision="bf16").accelerator.mixed_precision == "bf16"
 
 
 def test_bfloat16_trains_and_goes_on(tmp_path):
