@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 from bssan_lib.report import LARGEST_NOTEBOOK
@@ -18,31 +20,64 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="there are no numbered notebooks in notebooks/ yet")
 
 
+SMALL = {"model.joint_size": 32, "model.word_size": 16, "training.epochs": 1, "training.single_epochs": 1,
+         "training.batch_size": 16, "training.warmup_steps": 2, "data.min_word_count": 1, "evaluation.bootstrap": 20}
+
+
+def reproduce(config, folder, *more, settings=None):
+    """Runs the command; returns its run folder."""
+    command = [sys.executable, "-m", "bssan_lib", "reproduce", "--config", f"configs/{config}.yaml",
+               "--out", str(folder / "run"), *more]
+    for key, value in (settings or {}).items():
+        command += ["-p", f"{key}={value}"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                          text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert str(folder / "run" / "report.html") in done.stdout
+    return folder / "run"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("series")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "bssan_lib",
-            "reproduce",
-            "--config",
-            "configs/scenes-small.yaml",
-            "--out",
-            str(folder / "run"),
-            "-p",
-            f"data.prepared={folder / 'prepared'}",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert str(folder / "run" / "report.html") in done.stdout
-    return folder / "run"
+    return reproduce("scenes-small", folder, settings={"data.prepared": folder / "prepared"})
+
+
+def test_features_in_the_fields_format_run_through_all_notebooks(tmp_path):
+    """As SCAN distributes them: train once, dev and test with every image five times, no boxes, no pictures."""
+    data, random = tmp_path / "f30k_precomp", np.random.default_rng(3)
+    data.mkdir()
+    words = "a man dog ball red runs jumps beach with two children water".split()
+    for split, images, repeat in (("train", 24, 1), ("dev", 7, 5), ("test", 7, 5)):
+        features = random.random((images, 36, 2048), np.float32)
+        np.save(data / f"{split}_ims.npy", features.repeat(repeat, axis=0))
+        lines = [" ".join(random.choice(words, random.integers(3, 9))) for _ in range(5 * images)]
+        (data / f"{split}_caps.txt").write_text("\n".join(lines) + "\n")
+    found = json.loads((reproduce("precomp", tmp_path, "--data", str(data), settings=SMALL) / "metrics.json").read_text())
+    assert (found["split"], found["n_images"], found["n_captions"]) == ("test", 7, 35)
+    assert "grounding" not in found
+
+
+@pytest.mark.skipif("BSSAN_DATA" not in os.environ, reason="no Flickr8k folder: set BSSAN_DATA to one to run this test")
+def test_photographs_run_through_all_notebooks(tmp_path):
+    source, data = Path(os.environ["BSSAN_DATA"]).resolve(), tmp_path / "flickr8k"
+    data.mkdir()
+    for name in ("Flicker8k_Dataset", "flickr30k_entities_annotations.zip"):
+        (data / name).symlink_to(source / name)
+    texts = source / "Flickr8k_text"
+    kept = []
+    for split, images in (("train", 24), ("dev", 7)):
+        names = (texts / f"Flickr_8k.{split}Images.txt").read_text().split()[:images]
+        (data / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names) + "\n")
+        kept += names
+    rows = (texts / "Flickr8k.token.txt").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in rows if row.split("#")[0] in kept]
+    (data / "Flickr8k.token.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    settings = SMALL | {"data.prepared": tmp_path / "prepared", "data.image_size": 224, "training.mixed_precision": "no"}
+    run = reproduce("flickr8k", tmp_path, "--data", str(data), settings=settings)
+    found = json.loads((run / "metrics.json").read_text())
+    assert (found["dataset"], found["split"], found["n_images"], found["n_captions"]) == ("flickr8k", "dev", 7, 35)
+    assert found["grounding"]["n_phrases"] > 35
 
 
 def outputs(path):
