@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--publish",
         action="store_true",
-        help="then put the executed notebooks over their sources, for committing",
+        help="then put the executed notebooks over their sources and the gallery's figures into figures/, for committing",
     )
     reproduce.set_defaults(command=_reproduce)
 
@@ -112,9 +112,12 @@ def _reproduce(options: argparse.Namespace) -> None:
     data = Path(options.data).expanduser().absolute() if options.data else None
     run = reproduce(options.config, data, out, options.start, parameters, options.notebooks)
     if options.publish:
+        from .gallery import publish_figures
         from .report import publish_notebooks
 
-        publish_notebooks(run, find_notebooks(options.notebooks)[0].parent)
+        notebooks = find_notebooks(options.notebooks)[0].parent
+        publish_notebooks(run, notebooks)
+        publish_figures(run, notebooks.parent / "figures")
     _print_run(run)
 
 

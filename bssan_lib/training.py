@@ -34,7 +34,7 @@ from bssan_lib.model import BSSAN, CaptionCodes, ImageCodes, PairScores
 from bssan_lib.retrieval import retrieval_metrics
 from bssan_lib.scoring import score_model
 
-SCORING_CHUNK = 32  # captions scored at once in a training step
+SCORING_CHUNK = 16  # captions scored at once in a training step: small enough for the caches, large enough for the products
 COLLAPSE_STEPS = 50  # so many steps at a loss of 2 x margin are a collapse
 
 

@@ -11,8 +11,11 @@ import nbformat
 import numpy as np
 import pytest
 
+from bssan_lib.config import load_config
+from bssan_lib.errors import RunError
+from bssan_lib.gallery import GALLERY, publish_figures
 from bssan_lib.report import LARGEST_NOTEBOOK
-from bssan_lib.runs import repository_root
+from bssan_lib.runs import Run, repository_root
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -129,6 +132,18 @@ def test_the_metrics_have_their_keys(run):
         assert 0 <= metrics[direction]["R@1"] <= metrics[direction]["R@10"] <= 100
     recalls = [metrics[direction][key] for direction in ("i2t", "t2i") for key in ("R@1", "R@5", "R@10")]
     assert metrics["rsum"] == pytest.approx(sum(recalls), abs=0.06)
+
+
+def test_the_gallery_shows_what_the_series_draws_and_no_photographs(run, tmp_path):
+    made = Run(run, load_config(run / "config.yaml"), run / "prepared")
+    written = publish_figures(made, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert all(f"({name}.png)" in page and (tmp_path / f"{name}.pdf") in written for name in GALLERY)
+    assert all(path.stat().st_size > 500 for path in written if path.suffix != ".txt")
+    made.config.data.source = "flickr8k"
+    with pytest.raises(RunError, match="only drawn scenes"):
+        publish_figures(made, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_report_page_needs_no_network(run):
