@@ -13,6 +13,7 @@ from pathlib import Path
 from .errors import RunError
 from .runs import Run, repository_root
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 LARGEST_NOTEBOOK = 1_000_000  # bytes; web forges stop rendering larger ones
 
 STYLE = """
@@ -149,7 +150,8 @@ def clean_notebook(notebook) -> None:
         if cell.execution_count is not None:
             number += 1
             cell.execution_count = number
-        cell.outputs = [_without_paths(output) for output in cell.outputs]
+        # A stored progress bar would stand at "0%" for ever.
+        cell.outputs = [_without_paths(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = cell.execution_count
@@ -239,8 +241,8 @@ def _code_html(cell, markdown) -> str:
 
 def _data_html(data: dict, markdown) -> str:
     """The richest form of one output that needs no script."""
-    if "application/vnd.jupyter.widget-view+json" in data:
-        return "<p><em>Interactive in JupyterLab.</em></p>"
+    if WIDGET in data:
+        return ""  # progress bars, which say nothing once they are done
     if "image/svg+xml" in data:
         return data["image/svg+xml"][data["image/svg+xml"].find("<svg") :]
     for kind in ("image/png", "image/jpeg"):
