@@ -43,6 +43,7 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
     """Writes a safetensors file whole or not at all: to a name beside it, then renamed over it."""
     partial = path.with_name(path.name + ".partial")
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial, metadata)
+    partial.chmod(0o644)  # safetensors makes files that nobody else may read
     os.replace(partial, path)
 
 
