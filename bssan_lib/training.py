@@ -261,7 +261,8 @@ class Trainer:
         self.history.append(row)
         self.loss_sum = 0.0
         if row["dev"]["rsum"] >= max(past["dev"]["rsum"] for past in self.history) and self.accelerator.is_main_process:
-            info = {"epoch": epoch, "step": self.step, "seed": self.seed, "dev": row["dev"]}
+            images = min(len(self.dev_split.ids), self.training.dev_images)
+            info = {"epoch": epoch, "step": self.step, "seed": self.seed, "dev_images": images, "dev": row["dev"]}
             save_checkpoint(self.folder / "best", self.model, self.vocabulary, self.backbone, info)
         self.save()
         if self.on_epoch:
