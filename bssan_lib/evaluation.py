@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from bssan_lib.progress import tqdm
 
 from bssan_lib.data.prepared import PreparedSplit, list_splits, open_prepared
 from bssan_lib.errors import ConfigError, DataError, RunError

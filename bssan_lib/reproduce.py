@@ -123,6 +123,7 @@ def execute(source: Path, run: Run) -> None:
             _in_thread(work)
         notebook = nbformat.read(partial, as_version=4)
         settle_streams(notebook)
+        notebook.metadata.get("papermill", {}).pop("input_path", None)  # the whole source once more
         nbformat.write(notebook, partial)
         os.replace(partial, run.notebooks / source.name)
         failed.unlink(missing_ok=True)

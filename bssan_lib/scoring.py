@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from bssan_lib.progress import tqdm
 
 from bssan_lib.batches import Words, image_batch
 from bssan_lib.checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
+from bssan_lib.progress import tqdm
 
 from bssan_lib.backbone import fast_bfloat16
 from bssan_lib.batches import Words, chunks_by_length, epoch_order, image_batch

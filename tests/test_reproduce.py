@@ -72,6 +72,8 @@ def start(folder, *arguments, **environment):
         text=True,
         env=environment,
         start_new_session=True,
+        # A shell that starts the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
+from bssan_lib.progress import tqdm
 
 from bssan_lib.data.files import replace_json, writing
 from bssan_lib.data.images import open_image

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from bssan_lib.progress import tqdm
 
 from bssan_lib.data.raw import Phrase, RawSplit
 from bssan_lib.data.scene_dice import Dice, SteadyDice
