@@ -40,11 +40,21 @@ class Checkpoint:
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file whole or not at all: to a name beside it, then renamed over it."""
+    """Writes a safetensors file whole or not at all: to a name beside it, then renamed over it.
+
+    Raises CheckpointError when it cannot be written; an earlier file stays.
+    """
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial, metadata)
-    partial.chmod(0o644)  # safetensors makes files that nobody else may read
-    os.replace(partial, path)
+    try:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial, metadata)
+        partial.chmod(0o644)  # safetensors makes files that nobody else may read
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: cannot be written ({error}). What was saved there before is untouched; free some space, or choose "
+            "another folder, and give the same command again."
+        ) from error
 
 
 def save_checkpoint(folder: Path | str, model: BSSAN, vocabulary: Vocabulary, backbone: dict | None, info: dict) -> None:

@@ -5,6 +5,8 @@ Letters: B images, C captions, K regions, T words, D feature size.
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bssan_lib.checkpoint import FILES, find_checkpoint, load_checkpoint, save_checkpoint
+from bssan_lib.checkpoint import FILES, find_checkpoint, load_checkpoint, save_checkpoint, save_weights
 from bssan_lib.config import ModelConfig
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import CheckpointError
@@ -190,3 +192,24 @@ def test_feature_sizes_that_are_none(folder, dimension):
     change_config(folder, dimension=dimension)
     with pytest.raises(CheckpointError, match="config.json: not the settings of a checkpoint"):
         load_checkpoint(folder)
+
+
+def test_a_full_disk_leaves_the_earlier_weights_and_says_so(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_weights({"a": torch.ones(3)}, path)
+    before = path.read_bytes()
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from bssan_lib.checkpoint import save_weights
+from bssan_lib.errors import CheckpointError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # writing fails past 4 kB, as on a full disk
+try:
+    save_weights({{"a": torch.zeros(100_000)}}, Path({str(path)!r}))
+except CheckpointError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "cannot be written" in done.stdout, done.stdout + done.stderr
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
