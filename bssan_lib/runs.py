@@ -50,22 +50,27 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
+        """Where training keeps `best/` and `last.safetensors`."""
         return self.folder / "checkpoints"
 
     @property
     def figures(self) -> Path:
+        """Where notebooks save PDF, SVG and PNG."""
         return self.folder / "figures"
 
     @property
     def notebooks(self) -> Path:
+        """The executed notebooks."""
         return self.folder / "notebooks"
 
     @property
     def metrics_path(self) -> Path:
+        """metrics.json, written by notebook 05."""
         return self.folder / "metrics.json"
 
     @property
     def report_path(self) -> Path:
+        """report.html, the series as one page."""
         return self.folder / "report.html"
 
     def close(self) -> None:
