@@ -10,12 +10,12 @@ from matplotlib.colors import to_rgb
 
 from bssan_lib.viz.pictures import BAR, check_boxes, check_images, colour_bar, shared_norm
 from bssan_lib.viz.style import (
-    NORMAL,
     RIGHT,
     SMALL,
     check_weights,
     column_width,
     fading,
+    figure_title,
     fit,
     label,
     new_figure,
@@ -60,16 +60,7 @@ def links(
         shown = min(most, max(w2r.shape[1], len(o2w)))
         tall = max(len(words) * 0.125, shown * (0.125 if image is None else 0.24))
         figure = new_figure(full, head + 0.2 + tall + 0.05 + BAR)
-        if title:
-            figure.text(
-                0.5,
-                1 - 0.04 / figure.get_figheight(),
-                fit(title, full - 0.1),
-                parse_math=False,
-                va="top",
-                ha="center",
-                fontsize=NORMAL,
-            )
+        figure_title(figure, title)
         half = full / 2
         axes = [place(figure, half * side + 0.05, head + 0.2, half - 0.1, tall) for side in (0, 1)]
         mappables = [

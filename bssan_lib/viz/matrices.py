@@ -10,11 +10,11 @@ from matplotlib.colors import Normalize
 from bssan_lib.errors import DataError
 from bssan_lib.viz.pictures import BAR, colour_bar, shared_norm
 from bssan_lib.viz.style import (
-    NORMAL,
     SEQUENTIAL,
     SMALL,
     check_weights,
     column_width,
+    figure_title,
     finish,
     fit,
     label,
@@ -173,16 +173,7 @@ def alignment(attention, *, title: str = "", width: str | float = "two", top: fl
         wide = (full - left - middle - 0.06) / 2
         tall = float(np.clip(max(len(words) * 0.115, len(o2w) * 0.05), 1.0, 6.0))
         figure = new_figure(full, head + 0.2 + tall + below + BAR)
-        if title:
-            figure.text(
-                0.5,
-                1 - 0.04 / figure.get_figheight(),
-                fit(title, full - 0.1),
-                parse_math=False,
-                va="top",
-                ha="center",
-                fontsize=NORMAL,
-            )
+        figure_title(figure, title)
         axes = [
             place(figure, left, head + 0.2, wide, tall),
             place(figure, left + wide + middle, head + 0.2, wide, tall),

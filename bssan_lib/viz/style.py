@@ -220,6 +220,14 @@ def new_figure(width: str | float, height: float, **settings):
     return plt.figure(figsize=(column_width(width), height), **settings)
 
 
+def figure_title(figure, title: str) -> None:
+    """A title over the whole figure, cut to fit its width; none where it is empty."""
+    if title:
+        shown = fit(title, figure.get_figwidth() - 0.1)
+        top = 1 - 0.04 / figure.get_figheight()
+        figure.text(0.5, top, shown, parse_math=False, va="top", ha="center", fontsize=NORMAL)
+
+
 def place(figure, left: float, top: float, width: float, height: float):
     """Axes at inches from the figure's left and top edges."""
     full_width, full_height = figure.get_size_inches()
