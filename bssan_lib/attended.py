@@ -16,37 +16,92 @@ is zero, and with r the result
 Letters: G groups, L attended vectors of a group, Q queries.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 SMALLEST_SQUARE = 1e-12  # inside a root, so that a vector of zeros has a gradient of zero and not of NaN
 
 
+class Scratch:
+    """Named tensors that are used again and again: a fresh one for every tile would cost more than what is computed."""
+
+    def __init__(self):
+        self.kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A contiguous tensor of this shape with anything in it, on the device of `like` and of its dtype or `dtype`."""
+        dtype, numbers = dtype or like.dtype, math.prod(shape)
+        kept = self.kept.get(name)
+        if kept is None or kept.numel() < numbers or kept.dtype != dtype:
+            kept = self.kept[name] = torch.empty(numbers, dtype=dtype, device=like.device)
+        return kept[:numbers].view(shape)
+
+
+def attend(
+    similarity: Tensor, gram: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Result r [G, Q], square q [G, Q], and in scratch memory weights a [G, L, Q] and G a [G, L, Q].
+
+    similarity: s [G, L, Q]. gram: [G, L, L], perhaps narrower than s: then its products with the weights are too.
+    temperature: lambda, a scalar. mask: [G, L], True where a vector is real.
+    """
+    product = torch.mul(similarity, temperature, out=scratch("product", similarity.shape, similarity))
+    if mask is not None:
+        product.masked_fill_(~mask[:, :, None], float("-inf"))
+    weights = torch.softmax(product, dim=1, out=scratch("weights", similarity.shape, similarity))
+    result = torch.mul(weights, similarity, out=product).sum(1)
+    mixed = _product(gram, weights, scratch, "mixed")
+    square = torch.mul(weights, mixed, out=product).sum(1).clamp_min_(SMALLEST_SQUARE)
+    return result.mul_(square.rsqrt()), square, weights, mixed
+
+
+def _product(gram: Tensor, weights: Tensor, scratch: Scratch, name: str) -> Tensor:
+    """gram [G, L, L] times weights [G, L, Q] in the dtype of gram, as a scratch tensor in that of weights."""
+    wide = scratch(name, weights.shape, weights)
+    if gram.dtype == weights.dtype:
+        return torch.bmm(gram, weights, out=wide)
+    narrow = scratch("narrow weights", weights.shape, gram).copy_(weights)
+    return wide.copy_(torch.bmm(gram, narrow, out=scratch("narrow product", weights.shape, gram)))
+
+
+def attend_backward(
+    gradient: Tensor, similarity: Tensor, gram: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients in similarity [G, L, Q] (in scratch memory), gram [G, L, L] and temperature; and the result r [G, Q].
+
+    gradient: of the result, [G, Q]. The weights are made again: that costs less than keeping them.
+    """
+    result, square, weights, mixed = attend(similarity, gram, temperature, scratch, mask)
+    over_dot = (gradient * square.rsqrt())[:, None]  # d loss / d (a . s)
+    pull = (gradient * result / square)[:, None]
+    over_weights = torch.mul(similarity, over_dot, out=scratch("slope", similarity.shape, similarity))
+    over_weights.sub_(mixed.mul_(pull))
+    # a logit moves by lambda ds: its gradient is a over_weights, the softmax's correction being zero
+    over_logits = over_weights.mul_(weights)
+    over_temperature = torch.dot(over_logits.flatten(), similarity.flatten())
+    pulled, other = torch.mul(weights, pull, out=mixed), weights
+    if gram.dtype != weights.dtype:
+        pulled, other = (scratch(name, weights.shape, gram).copy_(part) for name, part in (
+            ("narrow weights", pulled), ("narrow product", weights)))
+    over_gram = torch.bmm(pulled, other.transpose(1, 2)).mul_(-0.5)
+    over_similarity = over_logits.mul_(temperature).add_(weights.mul_(over_dot))
+    return over_similarity, over_gram, over_temperature, result
+
+
 class _AttendedCosine(torch.autograd.Function):
     @staticmethod
     def forward(context, similarity: Tensor, gram: Tensor, temperature: Tensor, mask: Tensor | None):
-        logits = temperature * similarity
-        if mask is not None:
-            logits.masked_fill_(~mask[:, :, None], float("-inf"))
-        weights = torch.softmax(logits, dim=1)
-        mixed = torch.bmm(gram, weights)
-        square = (weights * mixed).sum(1).clamp_min_(SMALLEST_SQUARE)
-        result = (weights * similarity).sum(1) * square.rsqrt()
-        context.save_for_backward(similarity, weights, mixed, square, result, temperature)
+        result, _, weights, _ = attend(similarity, gram, temperature, Scratch(), mask)
+        context.save_for_backward(similarity, gram, temperature, mask)
         context.mark_non_differentiable(weights)
         return result, weights
 
     @staticmethod
     def backward(context, gradient: Tensor, _):
-        similarity, weights, mixed, square, result, temperature = context.saved_tensors
-        over_dot = (gradient * square.rsqrt())[:, None]  # d loss / d (a . s)
-        over_square = (-0.5 * gradient * result / square)[:, None]  # d loss / d (a' G a)
-        over_weights = torch.addcmul(over_dot * similarity, over_square, mixed, value=2)
-        # a logit moves by lambda ds: its gradient is a over_weights, the softmax's correction being zero
-        over_temperature = (weights * over_weights * similarity).sum() if context.needs_input_grad[2] else None
-        over_similarity = over_weights.mul_(temperature).add_(over_dot).mul_(weights)
-        over_gram = torch.bmm(weights * over_square, weights.transpose(1, 2)) if context.needs_input_grad[1] else None
-        return over_similarity, over_gram, over_temperature, None
+        similarity, gram, temperature, mask = context.saved_tensors
+        return *attend_backward(gradient, similarity, gram, temperature, Scratch(), mask)[:3], None
 
 
 def attended_cosine(
@@ -61,4 +116,4 @@ def attended_cosine(
     """
     with torch.autocast(similarity.device.type, enabled=False):
         wide = torch.promote_types(similarity.dtype, torch.float32)
-        return _AttendedCosine.apply(similarity.to(wide), gram.to(wide), temperature.to(wide), mask)
+        return _AttendedCosine.apply(similarity.to(wide).contiguous(), gram.to(wide), temperature.to(wide), mask)

@@ -55,12 +55,3 @@ def epoch_order(captions: int, seed: int, epoch: int) -> np.ndarray:
     Returns a permutation [C] int64.
     """
     return np.random.default_rng([seed, epoch]).permutation(captions)
-
-
-def chunks_by_length(lengths: np.ndarray | Tensor, size: int) -> list[np.ndarray]:
-    """Rows sorted by length and cut into chunks, so that a chunk's padding is hardly computed.
-
-    lengths: [C]. size: captions a chunk, at most. Returns row arrays that together hold every row once.
-    """
-    order = np.argsort(np.asarray(lengths), kind="stable")
-    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -55,6 +55,7 @@ class ModelConfig:
     temperature_w: float = 9.0  # lambda_w of the softmax over regions
     temperature_o: float = 9.0  # lambda_o of the softmax over words
     learn_temperature: bool = True  # both lambdas are learned from there
+    global_size: int = 128  # numbers of the one vector that stands for a picture or caption in a large gallery; 0: none
     learn_gate: bool = True  # g of S = g s_w2r + (1 - g) s_o2w is learned; False: one half
 
 
@@ -65,6 +66,7 @@ class TrainingConfig:
     epochs: int = 8  # passes over the training captions
     single_epochs: int = 2  # the same where notebooks 02 and 03 train one direction alone, to look at it
     batch_size: int = 128  # pairs of image and caption
+    accumulation_steps: int = 1  # a batch's pairs are scored in so many parts, for less memory; its negatives stay all
     learning_rate: float = 5e-4  # AdamW, at the end of the warm-up
     weight_decay: float = 1e-2  # AdamW
     warmup_steps: int = 100  # steps of linear warm-up before the cosine
@@ -87,6 +89,9 @@ class EvaluationConfig:
     protocol: Literal["full", "1k-5fold", "5k"] = "full"  # which images form the gallery
     bootstrap: int = 1000  # samples for the 95% intervals; 0: none
     memory: str = "1GiB"  # budget for scoring
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of its large products; auto: bfloat16 where it is fast
+    grounding_checks: bool = True  # attention beside a prior of boxes, other words and an untrained model
+    deletion_pairs: int = 150  # true pairs whose regions are taken away step by step; 0: none
 
 
 @dataclass

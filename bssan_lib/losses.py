@@ -9,6 +9,9 @@ Letters: B pairs.
 import torch
 from torch import Tensor
 
+from bssan_lib.config import TrainingConfig
+from bssan_lib.model import PairScores
+
 
 def negatives(image_rows: Tensor) -> Tensor:
     """Which cells of the score matrix are wrong pairs.
@@ -51,3 +54,24 @@ def infonce_loss(scores: Tensor, negative: Tensor, inverse_temperature: float | 
     target = torch.arange(len(scores), device=scores.device)
     cross_entropy = torch.nn.functional.cross_entropy
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+
+def ranking_loss(scores: Tensor, negative: Tensor, epoch: int, training: TrainingConfig) -> Tensor:
+    """The loss that the settings name. scores: [B, B]; negative: [B, B] from `negatives`; epoch counts from 1."""
+    if training.loss == "infonce":
+        return infonce_loss(scores, negative, training.inverse_temperature)
+    hardest = epoch > training.warmup_epochs_all_negatives
+    return hinge_loss(scores, negative, training.margin, hardest)
+
+
+def batch_loss(pairs: PairScores, image_rows: Tensor, epoch: int, training: TrainingConfig, direction: str) -> Tensor:
+    """The joint score's ranking loss and, weighted, each direction's own, so that neither rests on the other.
+
+    pairs: scores [B, B]. image_rows: [B]. direction: of the model; one alone has its own loss and nothing to add.
+    """
+    negative = negatives(image_rows)
+    loss = ranking_loss(pairs.joint, negative, epoch, training)
+    if direction != "joint" or training.direction_weight == 0:
+        return loss
+    own = sum(ranking_loss(scores, negative, epoch, training) for scores in (pairs.w2r, pairs.o2w))
+    return (loss + training.direction_weight * own) / (1 + 2 * training.direction_weight)

@@ -4,11 +4,13 @@
     objects  o_m = norm(A' z_m + P' b_m)     the objects may be the regions themselves
     words    h_t = norm of the two directions of an LSTM averaged ;  u_t = W' h_t
     joint    S   = g s_w2r + (1 - g) s_o2w    g = sigmoid of one learned number
+    global   e_v = norm(E sum_k a_k v_k)       a = softmax_k(p . v_k); e_c likewise from the words u_t: one vector
+                                              a picture or caption, the first stage of search, no part of S
 
 The unification of W2R and O2W in one deep model is the paper's (DOI 10.1109/TIP.2018.2882225); sizes, norms,
 places, gate and temperatures are ours.
 
-Letters: B images, C captions, K regions, M objects, T words, D feature size, d joint size.
+Letters: B images, C captions, K regions, M objects, T words, D feature size, d joint size, e global size.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bssan_lib.config import ModelConfig
+from bssan_lib.engine import DIRECTIONS, score_pairs
 from bssan_lib.o2w import o2w_scores
-from bssan_lib.w2r import affinity, safe_norm, w2r_scores, w2r_weights
+from bssan_lib.w2r import affinity, length_mask, safe_norm, w2r_scores, w2r_weights
 
 PADDING, UNKNOWN = 0, 1  # rows of every vocabulary
 
@@ -95,6 +98,24 @@ class VisualProjection(nn.Module):
         return projected / safe_norm(projected)[..., None]
 
 
+class GlobalVector(nn.Module):
+    """norm(E sum_l a_l y_l), a = softmax_l(p . y_l): one vector for a set of regions or words."""
+
+    def __init__(self, joint_size: int, size: int):
+        super().__init__()
+        self.pool = nn.Linear(joint_size, 1, bias=False)
+        self.project = nn.Linear(joint_size, size)
+        nn.init.zeros_(self.pool.weight)  # starts as the mean
+
+    def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
+        """vectors: [N, L, d]. mask: [N, L], True where a vector is real; None: all are. Returns [N, e] of norm one."""
+        logits = self.pool(vectors).float()
+        if mask is not None:
+            logits = logits.masked_fill(~mask[..., None], float("-inf"))
+        projected = self.project((vectors * torch.softmax(logits, dim=1)).sum(1)).float()
+        return projected / safe_norm(projected)[..., None]
+
+
 class BSSAN(nn.Module):
     """Bi-directional attention between the words of a caption and the regions of an image.
 
@@ -117,6 +138,9 @@ class BSSAN(nn.Module):
         self.regions = VisualProjection(dimension, d, self.has_place, config.region_dropout)
         if not config.tie_projections:
             self.objects = VisualProjection(dimension, d, self.has_place, config.region_dropout)
+        self.has_global = config.global_size > 0 and not seen  # reading (b) has no words without an image
+        if self.has_global:
+            self.global_image, self.global_caption = (GlobalVector(d, config.global_size) for _ in range(2))
         self.dropout = nn.Dropout(config.dropout)
         self.log_temperature_w = nn.Parameter(torch.tensor(float(config.temperature_w)).log())
         self.log_temperature_o = nn.Parameter(torch.tensor(float(config.temperature_o)).log())
@@ -144,6 +168,14 @@ class BSSAN(nn.Module):
         project = self.regions if tied else self.objects
         return ImageCodes(v, project(regions, boxes) if objects is None else project(objects, object_boxes))
 
+    def image_vectors(self, images: ImageCodes) -> Tensor:
+        """One vector a picture [B, e] of norm one, whose product with a caption's finds candidates in a large gallery."""
+        return self.global_image(images.regions)
+
+    def caption_vectors(self, captions: CaptionCodes) -> Tensor:
+        """One vector a caption [C, e] of norm one."""
+        return self.global_caption(captions.words, length_mask(captions.lengths, captions.words.shape[1]))
+
     def _drop_words(self, tokens: Tensor) -> Tensor:
         if not self.training or self.config.word_dropout == 0:
             return tokens
@@ -168,22 +200,36 @@ class BSSAN(nn.Module):
         states = self._states(self.dropout(self.embed(tokens)), lengths)
         return CaptionCodes(self.bilinear(states), lengths, tokens)
 
-    def score(self, images: ImageCodes, captions: CaptionCodes, weights: bool = False) -> PairScores:
+    def score(
+        self, images: ImageCodes, captions: CaptionCodes, weights: bool = False, products: torch.dtype | None = None
+    ) -> PairScores:
         """Score every image against every caption.
 
-        images: B of them. captions: C of them; chunks of similar length waste least. weights: keep the attention.
+        images: B of them. captions: C of them, of any lengths. weights: keep the attention, for few pairs, since
+        [B, K, C, T] is then held. products: dtype of the large matrix products, see `engine.score_pairs`.
+        While a model of one direction is trained, the other's scores are zeros.
         """
         if self.config.reading == "inputs":
-            return self._score_by_inputs(images, captions, weights)
-        return self._join(images, captions, weights)
+            return self._score_by_inputs(images, captions, weights, products)
+        return self._join(images, captions, weights, products)
 
-    def _join(self, images: ImageCodes, captions: CaptionCodes, weights: bool) -> PairScores:
-        w2r, alpha = w2r_scores(images.regions, captions.words, captions.lengths, self.log_temperature_w.exp())
-        o2w, beta = o2w_scores(images.objects, captions.words, captions.lengths, self.log_temperature_o.exp())
-        joint = self.gate * w2r + (1 - self.gate) * o2w
-        return PairScores(joint, w2r, o2w, *((alpha, beta) if weights else (None, None)))
+    def _join(self, images: ImageCodes, captions: CaptionCodes, weights: bool, products) -> PairScores:
+        temperatures = self.log_temperature_w.exp(), self.log_temperature_o.exp()
+        if weights:
+            w2r, alpha = w2r_scores(images.regions, captions.words, captions.lengths, temperatures[0])
+            o2w, beta = o2w_scores(images.objects, captions.words, captions.lengths, temperatures[1])
+            return PairScores(self._joint(w2r, o2w), w2r, o2w, alpha, beta)
+        objects = None if images.objects is images.regions else images.objects
+        directions = (self.config.direction,) if self.training and self.config.direction != "joint" else DIRECTIONS
+        w2r, o2w = score_pairs(
+            images.regions, objects, captions.words, captions.lengths, *temperatures, directions, products
+        )
+        return PairScores(self._joint(w2r, o2w), w2r, o2w)
 
-    def _score_by_inputs(self, images: ImageCodes, captions: CaptionCodes, weights: bool) -> PairScores:
+    def _joint(self, w2r: Tensor, o2w: Tensor) -> Tensor:
+        return self.gate * w2r + (1 - self.gate) * o2w
+
+    def _score_by_inputs(self, images: ImageCodes, captions: CaptionCodes, weights: bool, products) -> PairScores:
         """Reading (b): a first look by the word alone joins it in the LSTM's input; the states then look again.
 
         One run of the LSTM for every image, so B times the cost: the reading to compare at small scale.
@@ -195,7 +241,8 @@ class BSSAN(nn.Module):
             first = w2r_weights(affinity(one.regions, looks), self.log_temperature_w.exp())[0]  # [K, C, T]
             seen = torch.einsum("kct,kd->ctd", first, one.regions[0])
             states = self._states(torch.cat([embedded, seen], dim=-1), captions.lengths)
-            scored.append(self._join(one, CaptionCodes(self.bilinear(states), captions.lengths, captions.tokens), weights))
+            codes = CaptionCodes(self.bilinear(states), captions.lengths, captions.tokens)
+            scored.append(self._join(one, codes, weights, products))
         joint, w2r, o2w = (torch.cat([getattr(pair, name) for pair in scored]) for name in ("joint", "w2r", "o2w"))
         if not weights:
             return PairScores(joint, w2r, o2w)

@@ -1,7 +1,7 @@
 """Score every image of a split against every caption, within a memory budget, and show the attention behind a score.
 
-Captions are sorted by length and taken in blocks, images likewise in blocks; a block's scores are written to their
-place and forgotten, so memory does not grow with the gallery.
+Images are encoded once, as many as the budget holds; captions are sorted by length and taken in blocks; a block's scores
+are written to their place and forgotten, so memory does not grow with the gallery. `engine` does the work.
 
 Letters: N and B images, C captions, K regions, M objects, T words, D feature size, d joint size.
 """
@@ -10,21 +10,27 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from bssan_lib.progress import tqdm
 
+from bssan_lib.backbone import fast_bfloat16
 from bssan_lib.batches import Words, image_batch
 from bssan_lib.checkpoint import Checkpoint
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import CheckpointError, ConfigError
-from bssan_lib.model import BSSAN, CaptionCodes, ImageCodes
+from bssan_lib.model import BSSAN
+from bssan_lib.parallel import process_state
 
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-TILE_CAPTIONS = 32  # captions scored at once; more pads more
+NAMES = ("joint", "w2r", "o2w")
+IMAGES = 128  # encoded and scored at once, at most
+WORD_BYTES = 128  # a word takes so many bytes for each of the d numbers while its caption is encoded, the LSTM's included
 
 
 @dataclass
@@ -73,91 +79,123 @@ def check_features(model: BSSAN, split: PreparedSplit) -> None:
         )
 
 
+def check_backbone(checkpoint: Checkpoint, split: PreparedSplit) -> None:
+    """Raises CheckpointError unless the split's features were made as those that the checkpoint was trained on.
+
+    Features of the same size can still be of another making; scores on them would mean nothing.
+    """
+    trained, given = checkpoint.backbone, split.meta.get("backbone")
+    if not trained or not given:
+        return
+    differ = [
+        f"{key} {given.get(key)!r}, trained on {trained.get(key)!r}"
+        for key in ("name", "image_size", "preprocessing", "weights_sha256")
+        if given.get(key) != trained.get(key)
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{split.folder}: features of another backbone than the checkpoint's: "
+            f"{'; '.join(differ)}; prepare the data with the checkpoint's"
+        )
+
+
 def _blocks(total: int, size: int) -> list[np.ndarray]:
     return [np.arange(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _caption_blocks(lengths: np.ndarray, numbers: int) -> list[np.ndarray]:
-    """Rows sorted by length, cut where a block's padded words would pass `numbers` words."""
+def _caption_blocks(lengths: np.ndarray, words: int) -> list[np.ndarray]:
+    """Rows sorted by length, cut where a block's padded words would pass `words`."""
     order = np.argsort(lengths, kind="stable")
     blocks, start = [], 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * lengths[order[end]] > numbers:
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > words:
             blocks.append(order[start:end])
             start = end
     return blocks
 
 
+def product_type(precision: str) -> torch.dtype:
+    """The dtype of the large matrix products: "float32", "bfloat16", or "auto", bfloat16 where it is fast."""
+    if precision == "auto":
+        precision = "bfloat16" if fast_bfloat16() else "float32"
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"precision: expected float32, bfloat16 or auto, got {precision!r}.")
+    return getattr(torch, precision)
+
+
 @torch.inference_mode()
 def score_model(
-    model: BSSAN, split: PreparedSplit, words: Words, memory: str | int = "1GiB",
-    images: np.ndarray | None = None, captions: np.ndarray | None = None, progress: bool = True,
+    model: BSSAN, split: PreparedSplit, words: Words, memory: str | int = "1GiB", images: np.ndarray | None = None,
+    captions: np.ndarray | None = None, precision: str = "float32", progress: bool = True,
 ) -> Scores:
     """Score images against captions with a model in evaluation mode, on the device the model is on.
 
-    images, captions: rows of the split, all by default. Returns Scores [len(images), len(captions)]. Both codes are
-    computed once where they fit half the budget; otherwise images are encoded again for each block of captions.
+    images, captions: rows of the split, all by default. precision: of the large products, see `product_type`; softmax
+    and sums are float32. memory: a budget, beyond some 20 MiB that any scoring takes: half of it is for images in the
+    joint space, and where they are more, captions are encoded again for each part of them. With several processes
+    (accelerate) each scores its share of the images and all return the whole.
+    Returns Scores [len(images), len(captions)].
     """
     check_features(model, split)
     model.eval()
+    state, products = process_state(), product_type(precision)
     device, d = model.bilinear.weight.device, model.config.joint_size
     images = np.arange(len(split.ids)) if images is None else np.asarray(images)
     captions = np.arange(len(words)) if captions is None else np.asarray(captions)
-    budget, lengths = parse_memory(memory), words.lengths[captions]
-    vectors = split.regions.shape[1] + (split.regions if split.objects is None else split.objects).shape[1]
-    per_image = 4 * (split.regions.shape[1] * split.regions.shape[2] * 2 + vectors * d)
-    image_blocks = _blocks(len(images), int(np.clip(budget // 16 // per_image, 1, 128)))
-    caption_blocks = _caption_blocks(lengths, max(budget // 8 // (4 * d), int(lengths.max())))
-    keep_images = len(images) * vectors * d * 4 < budget // 4
-    out = {name: _matrix(len(images), len(captions), budget) for name in ("joint", "w2r", "o2w")}
-    kept: dict[int, ImageCodes] = {}
+    own = np.array_split(np.arange(len(images)), state.num_processes)[state.process_index]
+    budget, (K, D) = parse_memory(memory), split.regions.shape[1:]
+    vectors = K + (split.regions if split.objects is None else split.objects).shape[1]
+    batch = int(np.clip(budget // 16 // (8 * vectors * D), 1, IMAGES))  # raw features, as they lie and as float32
+    parts = [own[part] for part in _blocks(len(own), max(batch, budget // 2 // (4 * vectors * d)))]
+    caption_blocks = _caption_blocks(words.lengths[captions], max(budget // (WORD_BYTES * d), 1))
+    out = {name: _matrix(len(own), len(captions), budget) for name in NAMES}
     seconds = {"encode": 0.0, "score": 0.0}
-    with tqdm(total=len(images) * len(captions), desc="score", unit="pair", unit_scale=True, disable=not progress) as bar:
-        for caption_block in caption_blocks:
-            start = time.perf_counter()
-            tiles = [caption_block[s : s + TILE_CAPTIONS] for s in range(0, len(caption_block), TILE_CAPTIONS)]
-            codes = [model.encode_captions(*words.batch(captions[tile], device)) for tile in tiles]
-            seconds["encode"] += time.perf_counter() - start
-            for number, block in enumerate(image_blocks):
-                start = time.perf_counter()
-                code = kept.get(number)
-                if code is None:
-                    code = model.encode_images(**image_batch(split, images[block], device))
-                    if keep_images:
-                        kept[number] = code
-                seconds["encode"] += time.perf_counter() - start
-                start = time.perf_counter()
-                for tile, caption_code in zip(tiles, codes):
-                    _score_tile(model, code, caption_code, budget, block, tile, out)
-                seconds["score"] += time.perf_counter() - start
-                bar.update(len(block) * len(caption_block))
+    with tqdm(
+        total=len(own) * len(captions), desc="score", unit="pair", unit_scale=True, disable=not progress
+    ) as bar:
+        for part in parts:
+            with _timed(seconds, "encode", device):
+                blocks = [part[block] for block in _blocks(len(part), batch)]
+                codes = [model.encode_images(**image_batch(split, images[block], device)) for block in blocks]
+            for columns in caption_blocks:
+                with _timed(seconds, "encode", device):
+                    caption_code = model.encode_captions(*words.batch(captions[columns], device))
+                for block, code in zip(blocks, codes):
+                    with _timed(seconds, "score", device):
+                        pairs = model.score(code, caption_code, products=products)
+                        for name, matrix in out.items():
+                            matrix[np.ix_(block - own[0], columns)] = getattr(pairs, name).float().cpu().numpy()
+                    bar.update(len(block) * len(columns))
+    if state.num_processes > 1:
+        out = {name: np.concatenate(gather_object([matrix])) for name, matrix in out.items()}
     return Scores(out["joint"], out["w2r"], out["o2w"], seconds)
 
 
-def _score_tile(model, images: ImageCodes, captions: CaptionCodes, budget: int, rows, columns, out) -> None:
-    """Scores one tile, in strips of images where its [B, K, C, T] tensors (about five alive) would pass the budget."""
-    vectors = max(images.regions.shape[1], images.objects.shape[1])
-    strip = max(1, budget // 2 // (20 * vectors * captions.tokens.numel()))
-    for start in range(0, len(rows), strip):
-        part = slice(start, start + strip)
-        pairs = model.score(images[part], captions)
-        for name, matrix in out.items():
-            matrix[np.ix_(rows[part], columns)] = getattr(pairs, name).float().cpu().numpy()
+@contextmanager
+def _timed(seconds: dict[str, float], name: str, device: torch.device):
+    """Adds the time of what it encloses; a GPU is waited for, or its time would be somebody else's."""
+    start = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds[name] += time.perf_counter() - start
 
 
 def _matrix(rows: int, columns: int, budget: int) -> np.ndarray:
-    if rows * columns * 4 <= budget // 4:
+    if rows * columns * 4 * len(NAMES) <= budget // 4:
         return np.empty((rows, columns), np.float32)
     with tempfile.TemporaryFile() as file:  # lives until the array does
         return np.memmap(file, np.float32, "w+", shape=(rows, columns))
 
 
 def score_split(
-    checkpoint: Checkpoint, split: PreparedSplit, memory: str | int = "1GiB", device: str | None = None, progress: bool = True
+    checkpoint: Checkpoint, split: PreparedSplit, memory: str | int = "1GiB", device: str | None = None,
+    precision: str = "float32", progress: bool = True,
 ) -> Scores:
     """Score every image of a split against every caption. Returns Scores [N, C]; on the GPU where there is one."""
-    model = checkpoint.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return score_model(model, split, Words(split.captions, checkpoint.vocabulary), memory, progress=progress)
+    model = checkpoint.model.to(device or process_state().device)
+    words = Words(split.captions, checkpoint.vocabulary)
+    return score_model(model, split, words, memory, precision=precision, progress=progress)
 
 
 @torch.inference_mode()

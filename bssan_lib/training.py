@@ -23,91 +23,25 @@ from torch import Tensor
 from bssan_lib.progress import tqdm
 
 from bssan_lib.backbone import fast_bfloat16
-from bssan_lib.batches import Words, chunks_by_length, epoch_order, image_batch
+from bssan_lib.batches import Words, epoch_order, image_batch
 from bssan_lib.checkpoint import save_checkpoint, save_weights
 from bssan_lib.config import TrainingConfig
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import CheckpointError, TrainingError
-from bssan_lib.losses import hinge_loss, infonce_loss, negatives
+from bssan_lib.losses import batch_loss, negatives, ranking_loss
 from bssan_lib.model import BSSAN, CaptionCodes, ImageCodes, PairScores
+from bssan_lib.optimization import learning_rate, make_optimizer
+from bssan_lib.parallel import average_gradients, gather_rows, share_weights
 from bssan_lib.retrieval import retrieval_metrics
-from bssan_lib.scoring import score_model
+from bssan_lib.scoring import NAMES, score_model
 
-SCORING_CHUNK = 16  # captions scored at once in a training step: small enough for the caches, large enough for the products
 COLLAPSE_STEPS = 50  # so many steps at a loss of 2 x margin are a collapse
 
 
-def learning_rate(step: int, total: int, training: TrainingConfig) -> float:
-    """Linear warm-up, then a half cosine down to a fiftieth. step counts from 0; total steps of the whole training."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    share = (step - training.warmup_steps) / max(1, total - training.warmup_steps)
-    return training.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
-
-
-def make_optimizer(model: BSSAN, training: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, biases, temperatures and the gate do not."""
-    named = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in named if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of all processes, in the order of ranks; backward adds up what every process says of one's own rows."""
-
-    @staticmethod
-    def forward(context, tensor: Tensor) -> Tensor:
-        context.rows = len(tensor)
-        parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
-        torch.distributed.all_reduce(gradient)
-        start = torch.distributed.get_rank() * context.rows
-        return gradient[start : start + context.rows]
-
-
-def gather_rows(tensor: Tensor, accelerator: Accelerator) -> Tensor:
-    """[b, ...] of each process -> [b * processes, ...] on all of them, with gradients. Alone: the tensor itself."""
-    return tensor if accelerator.num_processes == 1 else _Gather.apply(tensor)
-
-
-def batch_scores(model: BSSAN, images: ImageCodes, captions: CaptionCodes) -> PairScores:
-    """Scores [B, C] of B images and C captions of any lengths, computed in chunks of similar length."""
-    chunks = chunks_by_length(captions.lengths.cpu(), SCORING_CHUNK)
-    scored = [model.score(images, captions[torch.from_numpy(rows)]) for rows in chunks]
-    places = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(captions.lengths.device)
-    return PairScores(
-        *(torch.cat([getattr(pair, name) for pair in scored], dim=1)[:, places].float() for name in ("joint", "w2r", "o2w"))
-    )
-
-
-def ranking_loss(scores: Tensor, negative: Tensor, epoch: int, training: TrainingConfig) -> Tensor:
-    """The loss that the settings name. scores: [B, B]; negative: [B, B] from `negatives`; epoch counts from 1."""
-    if training.loss == "infonce":
-        return infonce_loss(scores, negative, training.inverse_temperature)
-    hardest = epoch > training.warmup_epochs_all_negatives
-    return hinge_loss(scores, negative, training.margin, hardest)
-
-
-def batch_loss(pairs: PairScores, image_rows: Tensor, epoch: int, training: TrainingConfig, direction: str) -> Tensor:
-    """The joint score's ranking loss and, weighted, each direction's own, so that neither rests on the other.
-
-    pairs: scores [B, B]. image_rows: [B]. direction: of the model; one alone has its own loss and nothing to add.
-    """
-    negative = negatives(image_rows)
-    loss = ranking_loss(pairs.joint, negative, epoch, training)
-    if direction != "joint" or training.direction_weight == 0:
-        return loss
-    own = sum(ranking_loss(scores, negative, epoch, training) for scores in (pairs.w2r, pairs.o2w))
-    return (loss + training.direction_weight * own) / (1 + 2 * training.direction_weight)
+def _held(tensor: Tensor) -> Tensor:
+    """The same numbers, with a gradient of their own."""
+    return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
 class Trainer:
@@ -148,30 +82,87 @@ class Trainer:
                 f"{train.folder}: {len(self.words)} training captions in batches of training.batch_size = "
                 f"{training.batch_size}; a batch needs at least two pairs."
             )
+        if training.accumulation_steps > 1 and model.config.reading == "inputs":
+            raise TrainingError(
+                "training.accumulation_steps: expected 1 with model.reading: inputs, whose LSTM runs while scoring "
+                f"and would drop other words the second time; got {training.accumulation_steps}."
+            )
         if pairs % processes:
             raise TrainingError(f"training.batch_size: {processes} processes cannot share {pairs} pairs evenly.")
-        if processes > 1:  # one model, whatever each process drew at first
-            for tensor in self.model.state_dict().values():
-                torch.distributed.broadcast(tensor, 0)
+        share_weights(self.model, self.accelerator)
 
     # -- one step
 
-    def forward(self, rows: np.ndarray, epoch: int) -> Tensor:
-        """The loss of one batch. rows: [B] caption rows, the same on all processes; each encodes its own share."""
+    def encode(self, rows: np.ndarray) -> tuple[ImageCodes, CaptionCodes, tuple[Tensor, Tensor] | None]:
+        """This process's images and all processes' captions of a batch; and the global vectors of all, if there are any.
+
+        rows: [B] caption rows, the same on all processes; each encodes its own share.
+        """
         accelerator, model = self.accelerator, self.model
         share = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
-        with accelerator.autocast():
-            images = model.encode_images(**image_batch(self.train_split, self.train_split.cap2im[share], accelerator.device))
-            tokens, lengths = self.words.batch(share, accelerator.device)
-            if accelerator.num_processes > 1:  # every process must hold words of one width
-                width = int(self.words.lengths[rows].max())
-                tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]))
-            own = model.encode_captions(tokens, lengths)
-            captions = CaptionCodes(*(gather_rows(part, accelerator) for part in (own.words, own.lengths, own.tokens)))
-            own_rows = batch_scores(model, images, captions)
-        pairs = PairScores(*(gather_rows(part, accelerator) for part in (own_rows.joint, own_rows.w2r, own_rows.o2w)))
-        image_rows = torch.from_numpy(self.train_split.cap2im[rows]).to(accelerator.device)
-        return batch_loss(pairs, image_rows, epoch, self.training, model.config.direction)
+        images = model.encode_images(**image_batch(self.train_split, self.train_split.cap2im[share], accelerator.device))
+        tokens, lengths = self.words.batch(share, accelerator.device)
+        if accelerator.num_processes > 1:  # every process must hold words of one width
+            width = int(self.words.lengths[rows].max())
+            tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]))
+        own = model.encode_captions(tokens, lengths)
+        captions = CaptionCodes(*(gather_rows(part, accelerator) for part in (own.words, own.lengths, own.tokens)))
+        if not model.has_global:
+            return images, captions, None
+        # Detached: what serves one vector would blur the attention (measured, see docs/experiments.md).
+        seen, read = ImageCodes(images.regions.detach(), None), CaptionCodes(own.words.detach(), own.lengths, own.tokens)
+        vectors = model.image_vectors(seen), model.caption_vectors(read)
+        return images, captions, tuple(gather_rows(part, accelerator) for part in vectors)
+
+    def losses(self, own: PairScores, vectors, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
+        """The loss of a batch from this process's rows of scores, and that of its global vectors (0 without any)."""
+        pairs = PairScores(*(gather_rows(part, self.accelerator) for part in (own.joint, own.w2r, own.o2w)))
+        image_rows = torch.from_numpy(self.train_split.cap2im[rows]).to(self.accelerator.device)
+        loss = batch_loss(pairs, image_rows, epoch, self.training, self.model.config.direction)
+        if vectors is None:
+            return loss, loss.new_zeros(())
+        return loss, ranking_loss(vectors[0] @ vectors[1].T, negatives(image_rows), epoch, self.training)
+
+    def forward(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
+        """The two losses of one batch, with gradients. rows: [B] caption rows."""
+        with self.accelerator.autocast():
+            images, captions, vectors = self.encode(rows)
+            own = self.model.score(images, captions)
+        return self.losses(own, vectors, rows, epoch)
+
+    def backward(self, rows: np.ndarray, epoch: int) -> Tensor:
+        """Gradients of one batch; returns its loss. Raises TrainingError where that is NaN.
+
+        With training.accumulation_steps the images' scores are made in so many parts, one after the other: once to
+        know what the loss says of each score, and once more to hand it on. All negatives of the batch stay negatives.
+        """
+        parts = self.training.accumulation_steps
+        if parts == 1:
+            loss, global_loss = self.forward(rows, epoch)
+            self._refuse_nan("loss", loss.item(), epoch)
+            self.accelerator.backward(loss + global_loss)
+            return loss
+        with self.accelerator.autocast():
+            images, captions, vectors = self.encode(rows)
+        held = _held(images.regions), _held(images.objects), _held(captions.words)
+        seen = ImageCodes(held[0], held[0] if images.objects is images.regions else held[1])
+        read = CaptionCodes(held[2], captions.lengths, captions.tokens)
+        blocks = [torch.as_tensor(block) for block in np.array_split(np.arange(len(held[0])), parts) if len(block)]
+        with self.accelerator.autocast(), torch.no_grad():
+            made = [self.model.score(seen[block], read) for block in blocks]
+        own = PairScores(*(_held(torch.cat([getattr(pair, name) for pair in made])) for name in NAMES))
+        loss, global_loss = self.losses(own, vectors, rows, epoch)
+        self._refuse_nan("loss", loss.item(), epoch)
+        self.accelerator.backward(loss + global_loss)
+        for block in blocks:
+            with self.accelerator.autocast():
+                again = self.model.score(seen[block], read)
+            wanted = [(getattr(again, name), getattr(own, name).grad) for name in NAMES]
+            torch.autograd.backward(*zip(*((score, slope[block]) for score, slope in wanted if slope is not None)))
+        codes = [(whole, leaf.grad) for whole, leaf in zip((images.regions, images.objects, captions.words), held)]
+        codes = [(whole, slope) for whole, slope in codes if slope is not None and whole.requires_grad]
+        torch.autograd.backward(*zip(*codes))
+        return loss
 
     def train_step(self, rows: np.ndarray, epoch: int) -> float:
         """One update from one batch. rows: [B] caption rows. Returns the loss; raises TrainingError when it is NaN."""
@@ -179,15 +170,9 @@ class Trainer:
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.total_steps, self.training)
-        loss = self.forward(rows, epoch)
-        value = loss.item()
-        self._refuse_nan("loss", value, epoch)
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        if self.accelerator.num_processes > 1:
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        value = self.backward(rows, epoch).item()
+        average_gradients(self.model, self.accelerator)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         if self.accelerator.scaler is None:  # fp16 leaves such a step out and halves its scale instead
             self._refuse_nan("gradient's norm", norm.item(), epoch)

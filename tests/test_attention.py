@@ -8,6 +8,7 @@ import torch
 from bssan_lib.attended import attended_cosine
 from bssan_lib.o2w import o2w_scores, o2w_weights
 from bssan_lib.w2r import affinity, gram, length_mask, safe_norm, w2r_scores, w2r_weights
+from loops import loop_o2w, loop_w2r
 
 B, C, K, M, T, D = 2, 3, 5, 7, 11, 13
 TEMPERATURE = torch.tensor(4.0, dtype=torch.float64)
@@ -21,35 +22,6 @@ def case():
     lengths = torch.tensor([T, 1, 4])
     words = make(C, T, D) * length_mask(lengths, T)[..., None]
     return make(B, K, D), make(B, M, D), words, lengths
-
-
-def loop_w2r(regions, words, lengths, temperature):
-    """The equations of notebook 02, word by word, the attended vector built."""
-    scores = torch.zeros(len(regions), len(words), dtype=regions.dtype)
-    for b, v in enumerate(regions):
-        for c, u in enumerate(words):
-            cosines = []
-            for t in range(int(lengths[c])):
-                alpha = torch.softmax(temperature * (v @ u[t]), dim=0)
-                attended = sum(weight * region for weight, region in zip(alpha, v))
-                cosines.append(u[t] @ attended / (u[t].norm() * attended.norm()))
-            scores[b, c] = sum(cosines) / len(cosines)
-    return scores
-
-
-def loop_o2w(objects, words, lengths, temperature):
-    """The equations of notebook 03, object by object, the attended vector built."""
-    scores = torch.zeros(len(objects), len(words), dtype=objects.dtype)
-    for b, o in enumerate(objects):
-        for c, padded in enumerate(words):
-            u = padded[: int(lengths[c])]
-            cosines = []
-            for vector in o:
-                beta = torch.softmax(temperature * (u @ vector), dim=0)
-                attended = sum(weight * word for weight, word in zip(beta, u))
-                cosines.append(vector @ attended / (vector.norm() * attended.norm()))
-            scores[b, c] = sum(cosines) / len(cosines)
-    return scores
 
 
 def test_w2r_by_hand():

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from bssan_lib.config import ModelConfig
-from bssan_lib.model import BSSAN, place_features
+from bssan_lib.model import BSSAN, GlobalVector, place_features
 
 B, C, K, M, T, D, WORDS = 2, 3, 5, 7, 11, 13, 23
 SMALL = ModelConfig(joint_size=17, word_size=19, dropout=0.0, word_dropout=0.0)
@@ -134,9 +135,32 @@ def test_temperatures_start_where_they_are_set_and_learn_only_if_asked(case):
     model = build(temperature_w=6.0, temperature_o=3.0, learn_temperature=False, learn_gate=False)
     assert model.learned() == pytest.approx({"temperature_w": 6, "temperature_o": 3, "gate": 0.5})
     assert not any(p.requires_grad for p in (model.log_temperature_w, model.log_temperature_o, model.gate_logit))
-    learning = build()
+    learning = build(global_size=0)
     score(learning, case).joint.sum().backward()
     assert all(p.grad is not None for p in learning.parameters() if p.requires_grad)
+
+
+def test_the_global_vector_by_hand():
+    head = GlobalVector(2, 2)
+    with torch.no_grad():
+        head.pool.weight.copy_(torch.tensor([[np.log(3.0), 0.0]]))  # [1, 0] weighs three times as much as [0, 1]
+        head.project.weight.copy_(torch.tensor([[4.0, 0.0], [0.0, 16.0]]))
+        head.project.bias.zero_()
+    found = head(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]]), torch.tensor([[True, True, False]]))
+    # 3/4 and 1/4, then 3 and 4, then norm one
+    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8]]))
+
+
+def test_global_vectors_are_of_norm_one_and_padding_changes_nothing(case):
+    model = build(global_size=3)
+    with torch.no_grad():
+        model.global_caption.pool.weight.normal_()
+    captions = model.encode_captions(case["tokens"], case["lengths"])
+    vectors = model.caption_vectors(captions)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+    longer = torch.nn.functional.pad(case["tokens"], (0, 5))
+    torch.testing.assert_close(model.caption_vectors(model.encode_captions(longer, case["lengths"])), vectors)
+    assert not build(global_size=0).has_global and not build(global_size=3, reading="inputs").has_global
 
 
 def test_word_dropout_hides_words_in_training_alone(case):

@@ -149,43 +149,48 @@ def test_every_length_from_one_to_forty():
 
 
 class Watched(BSSAN):
-    """Notes how many images and captions each call scores, and how many images are encoded."""
+    """Notes how many images and captions each call scores, and how many of them are encoded."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.calls, self.encoded = [], 0
+        self.calls, self.images, self.captions = [], 0, 0
 
-    def score(self, images, captions, weights=False):
+    def score(self, images, captions, **options):
         self.calls.append((len(images.regions), len(captions.words)))
-        return super().score(images, captions, weights)
+        return super().score(images, captions, **options)
 
     def encode_images(self, regions, *others, **named):
-        self.encoded += len(regions)
+        self.images += len(regions)
         return super().encode_images(regions, *others, **named)
+
+    def encode_captions(self, tokens, lengths):
+        self.captions += len(tokens)
+        return super().encode_captions(tokens, lengths)
 
 
 def test_memory_budgets_change_the_work_and_not_the_scores():
     split = make_split(lengths=tuple(1 + (7 * row) % 37 for row in range(43)))
-    expected, calls, kept = None, [], []
+    expected, calls, encoded = None, [], []
     for budget in BUDGETS:
         checkpoint = make_checkpoint(kind=Watched)
         scores = score_split(checkpoint, split, memory=budget, progress=False)
         expected = all_of(scores) if expected is None else expected
         np.testing.assert_allclose(all_of(scores), expected, atol=1e-6)
         assert sum(images * captions for images, captions in checkpoint.model.calls) == 7 * 43
-        calls.append(len(checkpoint.model.calls))
-        kept.append((checkpoint.model.encoded, isinstance(scores.joint, np.memmap)))
-    assert calls[0] == 2 < calls[1] < calls[2]  # two tiles of at most 32 captions; strips; blocks
-    assert kept[0] == (7, False) and kept[-1][0] > 7 and kept[-1][1]  # encoded again; matrices in files
+        calls.append(checkpoint.model.calls)
+        encoded.append((checkpoint.model.images, checkpoint.model.captions, isinstance(scores.joint, np.memmap)))
+    assert calls[0] == [(7, 43)] and len(calls[1]) > 1 and set(calls[-1]) == {(1, 1)}
+    # images are encoded once; captions again for each part of the images, once these are more than half the budget
+    assert encoded[0] == (7, 43, False) and encoded[-1] == (7, 7 * 43, True)
 
 
-def test_strips_within_a_block_of_images():
-    checkpoint = make_checkpoint(kind=Watched)
-    split = make_split(lengths=(40,) * 31)
-    scores = score_split(checkpoint, split, memory="600KB", progress=False)  # 7 images fit encoded, 2 scored
-    assert {images for images, _ in checkpoint.model.calls} == {1, 2} and checkpoint.model.encoded == 7
-    expected = all_of(score_split(checkpoint, split, progress=False))
-    np.testing.assert_allclose(all_of(scores), expected, atol=1e-6)
+def test_bfloat16_products_move_scores_little_and_ranks_hardly():
+    checkpoint, split = make_checkpoint(), make_split(n=31, lengths=(2, 5, 3) * 20)
+    exact = score_split(checkpoint, split, progress=False)
+    near = score_split(checkpoint, split, precision="bfloat16", progress=False)
+    assert 0 < np.abs(all_of(near) - all_of(exact)).max() < 0.01
+    with pytest.raises(ConfigError, match="precision: expected float32, bfloat16 or auto, got 'float8'"):
+        score_split(checkpoint, split, precision="float8", progress=False)
 
 
 def test_chosen_rows_are_a_part_of_the_whole():
