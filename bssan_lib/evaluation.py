@@ -18,7 +18,8 @@ from bssan_lib.progress import tqdm
 
 from bssan_lib.data.prepared import PreparedSplit, list_splits, open_prepared
 from bssan_lib.errors import ConfigError, DataError, RunError
-from bssan_lib.grounding import ONLY_BY_TYPE, grounded_captions, grounding_metrics
+from bssan_lib.grounding import MAPS, ONLY_BY_TYPE, grounded_captions, measure_phrases, summary
+from bssan_lib.grounding_checks import CHECKED, add_checks
 from bssan_lib.retrieval import (
     bootstrap_intervals, evaluate_protocol, fold_ranks, pair_metrics, protocol_folds, protocol_ranks,
     ranks_metrics,
@@ -32,23 +33,28 @@ WAYS = ("i2t", "t2i")
 def evaluate(
     checkpoint, split: PreparedSplit, protocol: str = "full", bootstrap: int = 1000,
     memory: str | int = "1GiB", progress: bool = True, seed: int = 0, scores: Scores | None = None,
+    precision: str = "float32",
+    checks: bool = False,
 ) -> dict:
     """Every number of a checkpoint on a split.
 
     checkpoint: a `Checkpoint`. split: N images with captions. protocol: "full", "5k" or "1k-5fold".
-    bootstrap: samples behind the 95% intervals, 0 for none; seed: theirs. memory: budget of the scoring.
+    bootstrap: samples behind the 95% intervals, 0 for none; seed: theirs. memory, precision: of the scoring.
     scores: what `score_split` gave for this checkpoint and split, where it is at hand; else it is called.
+    checks: whether grounding is compared with a prior of boxes, other words and an untrained model too, which
+    costs two more passes of attention.
 
     Returns {"dataset", "split", "protocol", "n_images", "n_captions", "i2t", "t2i", "rsum", "ci95",
     "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model", "seconds"}. Not everything is
     everywhere: "ci95" needs bootstrap; "satisfying" (R@K against all that satisfy) needs `split.satisfies`;
-    "grounding" needs phrases with boxes and regions with boxes, and takes the whole split; "pairs" is for a
-    split of minimal pairs, and for "test" where the split "pairs" stands beside it.
+    "grounding" (see `grounding.grounding_metrics` for its keys, `ground` for those of checks) needs phrases with
+    boxes and regions with boxes, and takes the whole split; "pairs" is for a split of minimal pairs, and for
+    "test" where the split "pairs" stands beside it.
     ConfigError for an unknown protocol, DataError where the split is too small for it.
     """
     last = protocol_folds(len(split.ids), protocol)[-1][1]
     if scores is None:
-        scores = score_split(checkpoint, split, memory=memory, progress=progress)
+        scores = score_split(checkpoint, split, memory, precision=precision, progress=progress)
     ranks = protocol_ranks(scores.joint, split.cap2im, protocol)
     metrics = {
         "dataset": split.meta.get("source") or split.folder.name, "split": split.name, "protocol": protocol,
@@ -64,7 +70,7 @@ def evaluate(
     seconds = dict(scores.seconds)
     if split.phrases and split.boxes is not None:
         start = time.perf_counter()
-        found = ground(checkpoint, split, bootstrap, seed, progress)
+        found = ground(checkpoint, split, bootstrap, seed, progress, checks)
         if found:
             metrics["grounding"] = found
             seconds["attend"] = time.perf_counter() - start
@@ -72,7 +78,7 @@ def evaluate(
         metrics["pairs"] = _pairs(split, scores.joint)
     elif split.name == "test" and "pairs" in list_splits(split.folder):
         pairs = open_prepared(split.folder, "pairs")
-        joint = score_split(checkpoint, pairs, memory=memory, progress=progress).joint
+        joint = score_split(checkpoint, pairs, memory, precision=precision, progress=progress).joint
         metrics["pairs"] = _pairs(pairs, joint)
     backbone = checkpoint.backbone or {}
     metrics["model"] = {
@@ -84,9 +90,13 @@ def evaluate(
 
 
 def ground(
-    checkpoint, split: PreparedSplit, bootstrap: int = 1000, seed: int = 0, progress: bool = True
+    checkpoint, split: PreparedSplit, bootstrap: int = 1000, seed: int = 0, progress: bool = True, checks: bool = False
 ) -> dict | None:
-    """`grounding_metrics` of a split with phrases and boxes [N, K, 4]: each caption with its own image."""
+    """`grounding_metrics` of a split with phrases and boxes [N, K, 4]: each caption with its own image.
+
+    checks: adds the maps "prior", "shuffled_w2r", "shuffled_combined", "untrained_w2r" and "untrained_combined" of
+    `grounding_checks`, with the same keys, and "above" the differences to the prior's plain pointing game.
+    """
     captions = grounded_captions(split.phrases)
 
     def attentions():
@@ -96,9 +106,10 @@ def ground(
                 yield from zip(some, attend(checkpoint, split, [(int(split.cap2im[c]), c) for c in some]))
                 bar.update(len(some))
 
-    return grounding_metrics(
-        attentions(), split.phrases, split.boxes, split.object_boxes, split.cap2im, bootstrap, seed
-    )
+    measured = measure_phrases(attentions(), split.phrases, split.boxes, split.object_boxes, split.cap2im)
+    if checks:
+        add_checks(measured, checkpoint, split, seed, progress)
+    return summary(measured, bootstrap, seed)
 
 
 def pair_kinds(split: PreparedSplit) -> list[str] | None:
@@ -216,6 +227,63 @@ def grounding_table(metrics: dict) -> pd.DataFrame:
     }).T.astype({"phrases": int})
 
 
+def maps_table(metrics: dict) -> pd.DataFrame:
+    """What points how well: a row for each map and baseline, over all phrases that name an object.
+
+    Intervals of 95% stand behind the pointing game and behind its difference to the picture's centre.
+    """
+    found = metrics["grounding"]
+    ci95, above = found.get("ci95", {}), found["above"]["center"]
+    rows: dict[str, dict] = {}
+    for name in (*MAPS, "prior", *(f"{kind}_{part}" for kind in ("shuffled", "untrained") for part in CHECKED)):
+        if name in found:
+            row, apart = found[name], above[name]["pointing_game"]
+            rows[name.replace("_", " ")] = {
+                "pointing": with_interval(row["pointing_game"], ci95.get(name, {}).get("pointing_game")),
+                "above centre": with_interval(apart["difference"], apart.get("ci95"), "+.1f"),
+                "window": row["pointing_game_window"], "mass": row["mass_in_box"], "curve": row["area_under_curve"],
+            }
+    base = found["baselines"]
+    centre = ci95.get("baselines", {}).get("center")
+    rows["the picture's centre"] = {"pointing": with_interval(base["center"], centre)}
+    rows["even attention"] = {"pointing": with_interval(base["uniform_pointing_game"]), "curve": 50.0,
+                              "window": base["uniform_pointing_game_window"], "mass": base["uniform_mass"]}
+    rows["the true boxes"] = {"curve": base["true_box_area_under_curve"]}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table[["pointing", "above centre", "window", "mass", "curve"]].fillna({"above centre": ""})
+
+
+def with_interval(value: float, span: list[float] | None = None, form: str = ".1f") -> str:
+    """A number, and its interval where there is one: "62.1 (60.8 to 63.5)"."""
+    return f"{value:{form}}" + (f" ({span[0]:{form}} to {span[1]:{form}})" if span else "")
+
+
+def pointing_table(metrics: dict, measure: str = "pointing_game") -> pd.DataFrame:
+    """A measure of every map by type of phrase: a row a type, a column a map. measure: a key of a map."""
+    found = metrics["grounding"]
+    kinds = sorted(found["by_type"], key=lambda kind: -found["by_type"][kind]["n"])
+    rows = {"overall": {**found, "n": found["n_phrases"]}, **{kind: found["by_type"][kind] for kind in kinds}}
+    maps = [name for name, part in found.items() if isinstance(part, dict) and measure in part]
+    return pd.DataFrame({
+        label: {"phrases": row["n"], "centre": row["baselines"]["center"],
+                **{name.replace("_", " "): row[name][measure] for name in maps if name != "o2w"}}
+        for label, row in rows.items()
+    }).T.astype({"phrases": int})
+
+
+def format_grounding(metrics: dict) -> str:
+    """Grounding as text for a terminal: every map, then pointing games by type."""
+    count, left_out = metrics["grounding"]["n_phrases"], " and ".join(ONLY_BY_TYPE)
+    table = pointing_table(metrics)
+    wide = [name for name in table if name.endswith(" combined")]  # for a line of 100 letters
+    return "\n".join([
+        f"Attention as maps of the picture, {count} phrases with true boxes (without {left_out}), percent:",
+        maps_table(metrics).to_string(float_format="{:.1f}".format, na_rep=""),
+        "Pointing game by type of phrase:",
+        table.drop(columns=wide).to_string(float_format="{:.1f}".format),
+    ])
+
+
 def format_table(metrics: dict) -> str:
     """The metrics as text for a terminal: what was measured, retrieval, intervals, grounding and pairs."""
     parts = [f"{metrics['dataset']} {metrics['split']}, protocol {metrics['protocol']}: "
@@ -230,6 +298,7 @@ def format_table(metrics: dict) -> str:
         left_out = " and ".join(ONLY_BY_TYPE)
         parts.append(f"Attention against true boxes and words (overall without {left_out}):")
         parts.append(grounding_table(metrics).to_string(float_format="{:.1f}".format))
+        parts.append(format_grounding(metrics))
     if "pairs" in metrics:
         parts.append("Minimal pairs told apart:")
         table = pd.DataFrame(metrics["pairs"]).T

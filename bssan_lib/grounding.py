@@ -2,102 +2,111 @@
 
 For a phrase (some words of a caption) and its true boxes:
 
-    W2R  a_k = mean over the phrase's words t of alpha_tk
-         pointing game   the centre of the heaviest region lies in a true box (Zhang et al., IJCV 2018)
-         mass in box     sum_k a_k (share of region k's area that the true boxes, taken together, cover)
-    O2W  the object m whose box overlaps a true box most (intersection over union); beta_mt its weights
-         pointing game   m's heaviest word is one of the phrase's words
-         mass on words   sum of beta_mt over the phrase's words
-         ... of object   the same with every word that names this object: in "a small red star" the object may
-                         read "red" where "star" was asked, and is still right about itself
+    W2R              a_k = mean over the phrase's words t of alpha_tk, a map of the picture
+      content words  the same without articles, prepositions, pronouns and the like (FUNCTION_WORDS); a phrase of
+                     nothing else keeps its words
+    O2W transposed   p_m = mean_t beta_mt, scaled to sum one over m: how strongly each object reads the phrase's words;
+                     laid on the regions: b_k = sum_m p_m (share of object m's area that lies in region k)
+    combined         a_k b_k / A_k, scaled to sum one; A_k is the region's area: where words look and objects read
+    O2W              the object m whose box overlaps a true box most (intersection over union); beta_mt its weights
+      pointing game  m's heaviest word is one of the phrase's words
+      mass on words  sum of beta_mt over the phrase's words
+      ... of object  the same with every word that names this object: in "a small red star" the object may
+                     read "red" where "star" was asked, and is still right about itself
 
-and beside it what needs no model: the picture's centre, and attention spread evenly over regions or words.
+The measures of maps stand in `region_maps`. O2W transposed is measured on objects (pointing game, mass) and laid on
+the regions (window, curve). Beside them what needs no model: the picture's centre, and attention spread evenly over
+regions or words; `grounding_checks` has more to compare with.
 
 Overall numbers leave out phrases of type "relation" and "count", whose boxes are of several objects and whose
 words name none of them ("left of", "two"); these stand under their type alone. All else counts: "shape",
-"colour" and "size" of the scenes, every type of Flickr30K Entities. Where several regions or words are
-equally heaviest, the pointing game counts the share that hits: even attention gets what a random guess gets.
+"colour" and "size" of the scenes, every type of Flickr30K Entities. A phrase of a compound type, "vehicles/scene",
+counts under both. Where several regions or words are equally heaviest, the pointing game counts the share that hits:
+even attention gets what a random guess gets.
 
-These numbers say where weights lie, not that the model's answer hangs on them.
+These numbers say where weights lie, not that the model's answer hangs on them: for that see `faithfulness`.
 
-Letters: N images, C captions, K regions, M objects, T words, P phrases, X true boxes.
+Letters: N images, C captions, K regions, M objects, T words, P phrases, X true boxes, S bootstrap samples.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from bssan_lib.data.raw import Phrase
 from bssan_lib.errors import BssanError, DataError
+from bssan_lib.region_maps import (
+    AREAS, MAP_MEASURES, Layout, Target, layout, measure_map, overlap_ratio, share_of_heaviest, target,
+)
 from bssan_lib.retrieval import interval, resampled_counts
 
 ONLY_BY_TYPE = ("relation", "count")  # phrases that name no single object
-MEASURES = {  # the result's keys and the measures under each, in the order in which `_measure` gives them
-    "w2r": ("pointing_game", "mass_in_box"),
-    "o2w": ("pointing_game", "mass_on_words", "pointing_game_of_object", "mass_on_words_of_object"),
-    "baselines": ("center", "uniform_mass", "uniform_words", "uniform_words_of_object"),
-}
+FUNCTION_WORDS = frozenset(
+    "a an the this that these those some any each every another other both all no one's 's "  # articles and the like
+    "of in on at to from with by for into onto near over under as up down out off through and or "  # prepositions
+    "it its he his him himself she her hers herself they their them themselves we our us i my you your "  # pronouns
+    "who whom whose which what there is are be being been was were has have had".split()  # and the verbs that help
+)
+MAPS = ("w2r", "w2r_content_words", "o2w_transposed", "combined")
+O2W = ("pointing_game", "mass_on_words", "pointing_game_of_object", "mass_on_words_of_object")
+BASELINES = ("center", "uniform_mass", "uniform_words", "uniform_words_of_object", "uniform_pointing_game",
+             "uniform_pointing_game_window", "true_box_area_under_curve")
+COMPARED = (("baselines", "center", "center"), ("prior", "pointing_game", "prior"))  # part, measure, name
 
 
-def in_boxes(x: np.ndarray, y: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Whether points lie in any of the boxes, edges included. x, y: [K]. boxes: [X, 4]. Returns bool [K]."""
-    x, y, boxes = np.asarray(x)[:, None], np.asarray(y)[:, None], np.asarray(boxes)
-    return ((boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])).any(1)
+@dataclass
+class Measured:
+    """Numbers of P phrases, each 0..1.
 
-
-def share_inside(regions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The share of each region's area that the boxes, taken together, cover: exact, overlaps counted once.
-
-    The boxes' edges cut the plane into cells; each is covered or not, and a region meets it in a rectangle.
-    regions: [K, 4] x1 y1 x2 y2. boxes: [X, 4]. Returns [K] in 0..1; 0 for a region without area.
+    values: {(part, measure): a list of P}. curves: {map: a list of P arrays [21], heights at AREAS}. images: P rows.
     """
-    regions, boxes = np.asarray(regions, np.float64), np.asarray(boxes, np.float64)
-    xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
-    columns = (boxes[:, 0, None] <= xs[:-1]) & (xs[1:] <= boxes[:, 2, None])  # [X, cells of x]
-    rows = (boxes[:, 1, None] <= ys[:-1]) & (ys[1:] <= boxes[:, 3, None])
-    covered = (columns[:, :, None] & rows[:, None, :]).any(0)  # [cells of x, cells of y]
 
-    def common(low, high, edges):  # [K, cells]: the length a region and a cell share
-        return np.clip(np.minimum(high[:, None], edges[1:]) - np.maximum(low[:, None], edges[:-1]), 0, None)
+    phrases: list[Phrase] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    curves: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
-    wide = common(regions[:, 0], regions[:, 2], xs)
-    high = common(regions[:, 1], regions[:, 3], ys)
-    inside = np.einsum("kx,xy,ky->k", wide, covered, high)
-    area = np.clip(regions[:, 2] - regions[:, 0], 0, None) * np.clip(regions[:, 3] - regions[:, 1], 0, None)
-    return np.divide(inside, area, out=np.zeros_like(inside), where=area > 0)
+    def add(self, part: str, names: Sequence[str], numbers: Iterable[float]) -> None:
+        """The numbers of one more phrase."""
+        for name, number in zip(names, numbers, strict=True):
+            self.values.setdefault((part, name), []).append(float(number))
 
-
-def overlap_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair of boxes. a: [M, 4]. b: [X, 4]. Returns [M, X]."""
-    a, b = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
-    size = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
-    common = size.prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-
-
-def pointing_game(weights: np.ndarray, regions: np.ndarray, boxes: np.ndarray) -> float:
-    """1 where the centre of the heaviest region lies in a box, else 0; their mean where several are heaviest.
-
-    weights: [K]. regions: [K, 4]. boxes: [X, 4].
-    """
-    regions = np.asarray(regions)
-    centres = (regions[:, :2] + regions[:, 2:]) / 2
-    return _share_of_heaviest(weights, in_boxes(centres[:, 0], centres[:, 1], boxes))
-
-
-def _share_of_heaviest(weights: np.ndarray, right: np.ndarray) -> float:
-    return float(right[weights == weights.max()].mean())
-
-
-def mass_in_box(weights: np.ndarray, regions: np.ndarray, boxes: np.ndarray) -> float:
-    """How much attention lies in the boxes, 0..1. weights: [K], sum one. regions: [K, 4]. boxes: [X, 4]."""
-    return float(weights @ share_inside(regions, boxes))
+    def add_map(self, part: str, weights: np.ndarray, place: Layout, true: Target) -> None:
+        """One more phrase's map [K]."""
+        measures, curve = measure_map(weights, place, true)
+        self.add(part, MAP_MEASURES, measures)
+        self.curves.setdefault(part, []).append(curve)
 
 
 def grounded_captions(phrases: Sequence[Phrase]) -> list[int]:
     """Rows of the captions that have a phrase with a box, ascending: those whose attention is wanted."""
     return sorted({phrase.caption for phrase in phrases if phrase.boxes})
+
+
+def content_words(words: Sequence[int], tokens: Sequence[str]) -> list[int]:
+    """The indices among `words` whose token is no function word; all of them where none is left."""
+    return [word for word in words if tokens[word] not in FUNCTION_WORDS] or list(words)
+
+
+def combine(looks: np.ndarray, read: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Where words look and objects read: densities multiplied. looks, read, areas: [K]. Returns [K], sum one."""
+    both = np.divide(looks * read, areas, out=np.zeros(len(areas)), where=areas > 0)
+    return both / both.sum() if both.sum() > 0 else looks
+
+
+def objects_reading(o2w: np.ndarray, words: Sequence[int]) -> np.ndarray:
+    """O2W transposed: how strongly each object reads some words. o2w: [M, T]. Returns [M], sum one."""
+    read = np.asarray(o2w, np.float64)[:, list(words)].mean(1)
+    return read / read.sum() if read.sum() > 0 else np.full(len(read), 1 / len(read))
+
+
+def phrase_maps(attention, words: Sequence[int], place: Layout) -> dict[str, np.ndarray]:
+    """The maps of a phrase by the names in MAPS, each [K] with sum one. attention: w2r [T, K], o2w [M, T], words."""
+    looks = attention.w2r[list(words)].mean(0, dtype=np.float64)
+    read = objects_reading(attention.o2w, words) @ place.laid
+    content = attention.w2r[content_words(words, attention.words)].mean(0, dtype=np.float64)
+    return dict(zip(MAPS, (looks, content, read, combine(looks, read, place.areas))))
 
 
 def _words_of_object(box, others: Sequence[Phrase]) -> set[int]:
@@ -106,67 +115,41 @@ def _words_of_object(box, others: Sequence[Phrase]) -> set[int]:
     return {word for phrase in naming for word in phrase.words}
 
 
-def _measure(phrase: Phrase, words: list[int], others: Sequence[Phrase], attention, regions, objects) -> list:
-    """One phrase's row of numbers, in the order of MEASURES, each 0..1. regions: [K, 4]. objects: [M, 4]."""
+def _measure(
+    measured: Measured, phrase: Phrase, words: list[int], siblings: Sequence[Phrase], attention, place: Layout
+) -> None:
     boxes = np.asarray(phrase.boxes, np.float64)
-    share = share_inside(regions, boxes)
-    looks = attention.w2r[words].mean(0)
-    ratio = overlap_ratio(objects, boxes)
+    true = target(place, boxes)
+    for part, weights in phrase_maps(attention, words, place).items():
+        measured.add_map(part, weights, place, true)
+    read = objects_reading(attention.o2w, words)
+    measured.values["o2w_transposed", "pointing_game"][-1] = share_of_heaviest(read, true.object_hit)
+    measured.values["o2w_transposed", "mass_in_box"][-1] = float(read @ true.object_share)
+
+    ratio = overlap_ratio(place.objects, boxes)
     best, box = np.unravel_index(ratio.argmax(), ratio.shape)
     reads = attention.o2w[best]
-    count = len(reads)
-    own, known = np.zeros(count, bool), np.zeros(count, bool)
+    own, known = np.zeros(len(reads), bool), np.zeros(len(reads), bool)
     own[words] = known[words] = True
-    known[[word for word in _words_of_object(phrase.boxes[box], others) if word < count]] = True
-    return [
-        pointing_game(looks, regions, boxes), float(looks @ share),
-        _share_of_heaviest(reads, own), float(reads[own].sum()),
-        _share_of_heaviest(reads, known), float(reads[known].sum()),
-        float(in_boxes([0.5], [0.5], boxes)[0]), float(share.mean()), own.mean(), known.mean(),
-    ]
+    known[[word for word in _words_of_object(phrase.boxes[box], siblings) if word < len(reads)]] = True
+    measured.add("o2w", O2W, (share_of_heaviest(reads, own), reads[own].sum(),
+                              share_of_heaviest(reads, known), reads[known].sum()))
+    perfect, curve = measure_map(true.share * place.areas, place, true)
+    measured.curves.setdefault("true_box", []).append(curve)
+    in_centre = ((boxes[:, :2] <= 0.5) & (boxes[:, 2:] >= 0.5)).all(1).any()
+    measured.add("baselines", BASELINES, (in_centre, true.share.mean(), own.mean(), known.mean(), true.hit.mean(),
+                                          true.window_hit.mean(), perfect[-1]))
 
 
-def _tables(rows: np.ndarray) -> dict:
-    """rows: [P, measures] -> {"w2r": {...}, "o2w": {...}, "baselines": {...}} in percent."""
-    means = iter(100.0 * rows.mean(0))
-    return {part: {name: float(next(means)) for name in names} for part, names in MEASURES.items()}
+def pictures_of(
+    attentions: Iterable[tuple[int, object]], boxes: np.ndarray, object_boxes: np.ndarray | None, cap2im: np.ndarray
+) -> Iterator[tuple[int, object, int, Layout]]:
+    """(caption row, attention, image row, layout) of each attention, once it is known to fit its boxes.
 
-
-def _intervals(rows: np.ndarray, images: np.ndarray, samples: int, seed: int) -> dict:
-    """95% percentile intervals over images of the two directions. rows: [P, measures]. images: [P]."""
-    owners, column = np.unique(images, return_inverse=True)
-    sums = np.zeros((len(owners), rows.shape[1]))
-    np.add.at(sums, column, rows)
-    counts = resampled_counts(len(owners), samples, np.random.default_rng(seed))
-    means = 100.0 * (counts @ sums) / (counts @ np.bincount(column))[:, None]  # [S, measures]
-    columns = iter(means.T)
-    return {part: {name: interval(next(columns)) for name in MEASURES[part]} for part in ("w2r", "o2w")}
-
-
-def grounding_metrics(
-    attentions: Iterable[tuple[int, object]], phrases: Sequence[Phrase], boxes: np.ndarray,
-    object_boxes: np.ndarray | None, cap2im: np.ndarray, bootstrap: int = 1000, seed: int = 0,
-) -> dict | None:
-    """Attention of captions with their own images against true boxes.
-
-    attentions: (caption row, attention) for each of `grounded_captions(phrases)`, in any order and one at a
-    time, so that they need never be held together; an attention has w2r [T, K] and o2w [M, T].
     boxes: [N, K, 4]. object_boxes: [N, M, 4], or None where the objects are the regions. cap2im: [C].
-    bootstrap: samples, 0 for no intervals. Phrases without boxes are left out, and those whose words were cut
-    off with the end of a long caption.
-
-    Returns percentages {"n_phrases", "w2r": {"pointing_game", "mass_in_box"}, "o2w": {"pointing_game",
-    "mass_on_words", "pointing_game_of_object", "mass_on_words_of_object"}, "baselines": {"center",
-    "uniform_mass", "uniform_words", "uniform_words_of_object"}, "by_type": {type: {"n", ...the same}},
-    "ci95": {"w2r", "o2w"}}, or None where no phrase has a box. Where every phrase is of a type that overall
-    numbers leave out, all of them are taken. Raises DataError for an attention that does not fit its boxes,
-    BssanError for one with NaN.
+    Raises DataError for an attention of another size than its boxes, BssanError for one with NaN.
     """
     object_boxes = boxes if object_boxes is None else object_boxes
-    by_caption: dict[int, list[Phrase]] = {}
-    for phrase in phrases:
-        by_caption.setdefault(phrase.caption, []).append(phrase)
-    rows, types, images = [], [], []
     for caption, attention in attentions:
         image = int(cap2im[caption])
         regions, objects = boxes[image], object_boxes[image]
@@ -177,21 +160,113 @@ def grounding_metrics(
                             f"{expected}. Were its features and boxes made together?")
         if np.isnan(attention.w2r).any() or np.isnan(attention.o2w).any():
             raise BssanError(f"Attention is not a number (NaN) for caption row {caption}, image row {image}.")
+        yield caption, attention, image, layout(regions, objects)
+
+
+def measure_phrases(
+    attentions: Iterable[tuple[int, object]], phrases: Sequence[Phrase], boxes: np.ndarray,
+    object_boxes: np.ndarray | None, cap2im: np.ndarray,
+) -> Measured:
+    """Every number of every phrase, as `grounding_metrics` takes them."""
+    by_caption: dict[int, list[Phrase]] = {}
+    for phrase in phrases:
+        by_caption.setdefault(phrase.caption, []).append(phrase)
+    measured = Measured()
+    for caption, attention, image, place in pictures_of(attentions, boxes, object_boxes, cap2im):
         siblings = by_caption.get(caption, ())
         for phrase in siblings:
             words = [word for word in phrase.words if word < len(attention.w2r)]
             if phrase.boxes and words:
-                rows.append(_measure(phrase, words, siblings, attention, regions, objects))
-                types.append(phrase.type)
-                images.append(image)
-    if not rows:
-        return None
-    rows, types, images = np.array(rows), np.array(types), np.array(images)
-    overall = ~np.isin(types, ONLY_BY_TYPE)
-    overall = overall if overall.any() else np.ones(len(rows), bool)
-    result = {"n_phrases": int(overall.sum()), **_tables(rows[overall])}
-    result["by_type"] = {str(kind): {"n": int((types == kind).sum()), **_tables(rows[types == kind])}
-                         for kind in np.unique(types)}
+                _measure(measured, phrase, words, siblings, attention, place)
+                measured.phrases.append(phrase)
+                measured.images.append(image)
+    return measured
+
+
+def _differences(values: dict) -> dict[tuple[str, str, str], np.ndarray]:
+    """Paired differences of pointing games, {(compared with, part, measure): [P]}."""
+    found = {}
+    for base_part, base_measure, name in COMPARED:
+        base = values.get((base_part, base_measure))
+        for part, measure in values if base is not None else ():
+            if part not in ("o2w", "baselines", base_part) and measure.startswith("pointing_game"):
+                found[name, part, measure] = values[part, measure] - base
+    return found
+
+
+def _table(values: dict, images: np.ndarray, bootstrap: int, seed: int) -> dict:
+    """Means in percent, with 95% percentile intervals over images. values: {(part, measure): [P]}. images: [P]."""
+    numbers = {**values, **_differences(values)}
+    rows = 100 * np.stack(list(numbers.values()), axis=1)  # [P, numbers]
+    table: dict = {}
+    for key, mean in zip(numbers, rows.mean(0)):
+        _put(table, key if len(key) == 2 else ("above", *key, "difference"), float(mean))
     if bootstrap:
-        result["ci95"] = _intervals(rows[overall], images[overall], bootstrap, seed)
+        owners, column = np.unique(images, return_inverse=True)
+        sums = np.zeros((len(owners), rows.shape[1]))
+        np.add.at(sums, column, rows)
+        counts = resampled_counts(len(owners), bootstrap, np.random.default_rng(seed))
+        means = counts @ sums / (counts @ np.bincount(column))[:, None]  # [S, numbers]
+        for key, drawn in zip(numbers, means.T):
+            _put(table, ("ci95", *key) if len(key) == 2 else ("above", *key, "ci95"), interval(drawn))
+    return table
+
+
+def _put(table: dict, path: tuple[str, ...], value) -> None:
+    for key in path[:-1]:
+        table = table.setdefault(key, {})
+    table[path[-1]] = value
+
+
+def summary(measured: Measured, bootstrap: int = 1000, seed: int = 0) -> dict | None:
+    """The means of what was measured, over all phrases that name an object and by type; see `grounding_metrics`."""
+    if not measured.phrases:
+        return None
+    images = np.array(measured.images)
+    values = {key: np.array(numbers) for key, numbers in measured.values.items()}
+    types = [set(phrase.type.split("/")) for phrase in measured.phrases]
+    overall = np.array([not kinds & set(ONLY_BY_TYPE) for kinds in types])
+    overall = overall if overall.any() else np.ones(len(types), bool)
+
+    def table(rows: np.ndarray) -> dict:
+        return _table({key: numbers[rows] for key, numbers in values.items()}, images[rows], bootstrap, seed)
+
+    result = {"n_phrases": int(overall.sum()), **table(overall), "by_type": {}}
+    for kind in sorted(set().union(*types)):
+        rows = np.array([kind in kinds for kinds in types])
+        result["by_type"][kind] = {"n": int(rows.sum()), **table(rows)}
+    curves = {name: 100 * np.mean(np.array(rows)[overall], axis=0) for name, rows in measured.curves.items()}
+    result["curve"] = {"area": (100 * AREAS).tolist(), **{name: curve.tolist() for name, curve in curves.items()}}
     return result
+
+
+def grounding_metrics(
+    attentions: Iterable[tuple[int, object]], phrases: Sequence[Phrase], boxes: np.ndarray,
+    object_boxes: np.ndarray | None, cap2im: np.ndarray, bootstrap: int = 1000, seed: int = 0,
+) -> dict | None:
+    """Attention of captions with their own images against true boxes.
+
+    attentions: (caption row, attention) for each of `grounded_captions(phrases)`, in any order and one at a
+    time, so that they need never be held together; an attention has w2r [T, K], o2w [M, T] and its T words.
+    boxes: [N, K, 4]. object_boxes: [N, M, 4], or None where the objects are the regions. cap2im: [C].
+    bootstrap: samples, 0 for no intervals. Phrases without boxes are left out, and those whose words were cut
+    off with the end of a long caption.
+
+    Returns percentages, or None where no phrase has a box:
+
+        {"n_phrases",
+         "w2r", "w2r_content_words", "o2w_transposed", "combined": {"pointing_game", "pointing_game_window",
+                    "mass_in_box", "area_under_curve"},
+         "o2w": {"pointing_game", "mass_on_words", "pointing_game_of_object", "mass_on_words_of_object"},
+         "baselines": {"center", "uniform_mass", "uniform_words", "uniform_words_of_object",
+                    "uniform_pointing_game", "uniform_pointing_game_window", "true_box_area_under_curve"},
+         "above": {"center": {map: {"pointing_game", "pointing_game_window": {"difference", "ci95"}}}},
+         "ci95": intervals under the same keys,
+         "by_type": {type: {"n", ...all the same}},
+         "curve": {"area", "true_box", and each map: 21 numbers}}
+
+    "above" are paired differences, phrase by phrase, of either rule to the centre (which is one under both). The area under the curve of even attention is 50.
+    Where every phrase is of a type that overall numbers leave out, all of them are taken. Raises DataError for
+    an attention that does not fit its boxes, BssanError for one with NaN.
+    """
+    return summary(measure_phrases(attentions, phrases, boxes, object_boxes, cap2im), bootstrap, seed)

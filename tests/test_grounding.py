@@ -10,17 +10,27 @@ import pytest
 
 from bssan_lib.data.raw import Phrase
 from bssan_lib.errors import BssanError, DataError
-from bssan_lib.grounding import (
-    grounded_captions, grounding_metrics, in_boxes, mass_in_box, overlap_ratio, pointing_game, share_inside,
+from bssan_lib.grounding import MAPS, combine, content_words, grounded_captions, grounding_metrics, objects_reading
+from bssan_lib.region_maps import (
+    AREAS, area_under, coverage_curve, in_boxes, layout, mass_in_box, measure_map, overlap_ratio, pointing_game,
+    share_inside, target,
 )
 
 
 @dataclass
 class Weights:
-    """What grounding reads of an attention: w2r [T, K], o2w [M, T]."""
+    """What grounding reads of an attention: w2r [T, K], o2w [M, T], and its T words."""
 
     w2r: np.ndarray
     o2w: np.ndarray
+    words: list | None = None
+
+    def __post_init__(self):
+        self.words = [f"word{t}" for t in range(len(self.w2r))] if self.words is None else self.words
+
+
+def some(part, *names):
+    return {name: part[name] for name in names}
 
 
 def grid(rows, columns):
@@ -134,7 +144,8 @@ def test_metrics_by_hand():
     result = grounding_metrics([(0, attention)], phrases, QUARTERS[None], None, np.array([0]))
     assert result["n_phrases"] == 3  # star, small, bars; the relation stands under its type alone
     # star 0.7, small 0.1, bars: 0.8 whole + 0.2 * a quarter of the lower right
-    assert result["w2r"] == pytest.approx({"pointing_game": 200 / 3, "mass_in_box": 165 / 3})
+    assert some(result["w2r"], "pointing_game", "mass_in_box") == pytest.approx(
+        {"pointing_game": 200 / 3, "mass_in_box": 165 / 3})
     # the upper right object: "star" is second -> miss, "small" first -> hit; bars hit
     assert result["o2w"] == pytest.approx({
         "pointing_game": 200 / 3, "mass_on_words": 100 * (0.3 + 0.5 + 0.4) / 3,
@@ -142,13 +153,19 @@ def test_metrics_by_hand():
     })
     # the centre (0.5, 0.5) is a corner of the star's box and inside the bars' one; edges count
     # evenly: a quarter for star and small; bars: (0.25 * 3 + 1) / 4
+    # a random region: one centre of four in the quarter; all four at the middle box's corners, edges count
     assert result["baselines"] == pytest.approx({
         "center": 100, "uniform_mass": 100 * (0.25 + 0.25 + 0.4375) / 3,
         "uniform_words": 20, "uniform_words_of_object": 100 * (0.4 + 0.4 + 0.2) / 3,
+        "uniform_pointing_game": 50, "uniform_pointing_game_window": 50,
+        # a quarter is taken first, then nothing is left to find: 1 - 0.25 / 2. The bars: 1 of 1.75 in the first
+        # quarter, the rest evenly: (1 / 1.75) * 0.125 + (1 / 1.75 + 1) / 2 * 0.75
+        "true_box_area_under_curve": 100 * (2 * 0.875 + 0.125 / 1.75 + (1 / 1.75 + 1) * 0.375) / 3,
     })
     by_type = result["by_type"]
     assert {kind: row["n"] for kind, row in by_type.items()} == {"shape": 2, "size": 1, "relation": 1}
-    assert by_type["shape"]["w2r"] == pytest.approx({"pointing_game": 100, "mass_in_box": 77.5})
+    assert some(by_type["shape"]["w2r"], "pointing_game", "mass_in_box") == pytest.approx(
+        {"pointing_game": 100, "mass_in_box": 77.5})
     assert by_type["relation"]["w2r"]["pointing_game"] == 100
     assert by_type["relation"]["w2r"]["mass_in_box"] == pytest.approx(100 * (0.2 + 0.25 * 0.8))
     assert result["ci95"]["w2r"]["pointing_game"] == pytest.approx([200 / 3] * 2)  # one image: nothing varies
@@ -158,7 +175,8 @@ def test_a_phrase_of_several_words_takes_their_mean():
     attention = Weights(np.array([[0.6, 0.4, 0, 0], [0.0, 0.4, 0.6, 0]]), np.full((4, 2), 0.5))
     phrases = [Phrase(0, (0, 1), "people", (UPPER_RIGHT,))]
     result = grounding_metrics([(0, attention)], phrases, QUARTERS[None], None, np.array([0]))
-    assert result["w2r"] == pytest.approx({"pointing_game": 100, "mass_in_box": 40})
+    assert some(result["w2r"], "pointing_game", "mass_in_box") == pytest.approx(
+        {"pointing_game": 100, "mass_in_box": 40})
     assert result["o2w"]["mass_on_words"] == 100 and result["baselines"]["uniform_words"] == 100
 
 
@@ -210,7 +228,7 @@ def test_metrics_agree_with_a_loop_over_phrases(seed):
         reads.append(attention.o2w[best].argmax() == word)
     assert result["n_phrases"] == len(hits) and "ci95" not in result
     expected = {"pointing_game": 100 * np.mean(hits), "mass_in_box": 100 * np.mean(masses)}
-    assert result["w2r"] == pytest.approx(expected)
+    assert some(result["w2r"], *expected) == pytest.approx(expected)
     assert result["o2w"]["pointing_game"] == pytest.approx(100 * np.mean(reads))
 
 
@@ -255,3 +273,116 @@ def test_attention_that_does_not_fit_or_is_nan():
     attention.w2r[2, 1] = np.nan
     with pytest.raises(BssanError, match="caption row 0, image row 0"):
         grounding_metrics([(0, attention)], phrases, QUARTERS[None], None, np.array([0]))
+
+
+def test_the_map_of_objects_by_hand():
+    # "star" and "bars" are read by two objects each; the left half object and the whole picture
+    place = layout(QUARTERS, np.array([[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0]]))
+    assert place.laid == pytest.approx(np.array([[0.5, 0, 0.5, 0], [0.25] * 4]), abs=1e-6)
+    o2w = np.array([[0.6, 0.1, 0.3], [0.2, 0.5, 0.3]])
+    read = objects_reading(o2w, [0])
+    assert read == pytest.approx([0.75, 0.25]) and objects_reading(o2w, [0, 1]) == pytest.approx([0.5, 0.5])
+    laid = read @ place.laid
+    assert laid == pytest.approx([0.4375, 0.0625, 0.4375, 0.0625])
+    looks = np.array([0.4, 0.4, 0.1, 0.1])
+    both = np.array([0.4 * 0.4375, 0.4 * 0.0625, 0.1 * 0.4375, 0.1 * 0.0625])
+    assert combine(looks, laid, place.areas) == pytest.approx(both / both.sum())
+    assert combine(np.array([1.0, 0, 0, 0]), np.array([0, 1.0, 0, 0]), place.areas).tolist() == [1, 0, 0, 0]
+
+
+def test_content_words():
+    tokens = "a man in his red hat".split()
+    assert content_words([0, 1], tokens) == [1] and content_words([3, 4, 5], tokens) == [4, 5]
+    assert content_words([3], tokens) == [3]  # nothing else is left
+
+
+def test_content_words_are_measured_beside_all_words():
+    attention = Weights(np.array([[0.9, 0.1, 0, 0], [0.2, 0.7, 0.1, 0]]), np.full((4, 2), 0.5), ["the", "star"])
+    phrases = [Phrase(0, (0, 1), "people", (UPPER_RIGHT,))]
+    result = grounding_metrics([(0, attention)], phrases, QUARTERS[None], None, np.array([0]))
+    assert result["w2r"]["pointing_game"] == 0 and result["w2r_content_words"]["pointing_game"] == 100
+    assert result["w2r"]["mass_in_box"] == pytest.approx(40)
+    assert result["w2r_content_words"]["mass_in_box"] == pytest.approx(70)
+    assert result["above"]["center"]["w2r"]["pointing_game"]["difference"] == -100  # the centre is a corner of the box
+    assert result["above"]["center"]["w2r_content_words"]["pointing_game"]["difference"] == 0
+
+
+@pytest.mark.parametrize("columns, rows", [(7, 7), (10, 10), (3, 5)])
+def test_the_true_box_as_attention_gets_everything(columns, rows):
+    place = layout(grid(rows, columns), grid(1, 1))
+    boxes = np.array([[1 / columns, 1 / rows, 3 / columns, 3 / rows]])  # two by two whole regions
+    true = target(place, boxes)
+    numbers, curve = measure_map(true.share / true.share.sum(), place, true)
+    part = 4 / (rows * columns)
+    assert numbers == pytest.approx([1, numbers[1], 1, 1 - part / 2])
+    assert curve == pytest.approx(np.minimum(1, AREAS / part), abs=1e-4)
+
+
+@pytest.mark.parametrize("columns, rows", [(7, 7), (10, 10), (2, 2)])
+def test_even_attention_gets_chance(columns, rows):
+    place = layout(grid(rows, columns), grid(1, 1))
+    true = target(place, np.array([[0.13, 0.07, 0.61, 0.83]]))
+    (point, window, mass, area), curve = measure_map(np.full(rows * columns, 1 / (rows * columns)), place, true)
+    assert point == pytest.approx(true.hit.mean()) and window == pytest.approx(true.window_hit.mean())
+    assert mass == pytest.approx(0.48 * 0.76, abs=1e-6) and area == pytest.approx(0.5)
+    assert curve == pytest.approx(AREAS)
+
+
+def test_the_curve_by_hand():
+    # regions of area 2, 1, 1; densities 0.1, 0.6, 0.2; of the box 0.5, 1 and 0 of them
+    x, y = coverage_curve(np.array([0.2, 0.6, 0.2]), np.array([2.0, 1, 1]), np.array([0.5, 1, 0]))
+    assert x.tolist() == [0, 0.25, 0.5, 1] and y.tolist() == [0, 0.5, 0.5, 1]
+    assert area_under(x, y) == pytest.approx(0.0625 + 0.125 + 0.375)
+    x, y = coverage_curve(np.array([0.2, 0.1, 0.1]), np.array([2.0, 1, 1]), np.array([0.5, 1, 0]))
+    assert x.tolist() == [0, 1] and y.tolist() == [0, 1]  # equally dense
+    assert coverage_curve(np.ones(2), np.ones(2), np.zeros(2))[1].tolist() == [0, 0]
+
+
+def test_windows_by_hand():
+    place = layout(grid(5, 5), grid(1, 1))
+    assert place.windows.shape == (9, 25)  # three by three of them lie in the picture
+    assert place.windows.sum(1) == pytest.approx([9] * 9, abs=1e-4)
+    assert place.window_centres[0] == pytest.approx([0.3, 0.3])
+    # one heavy region on the rim, and a heap further right that weighs more together
+    weights = np.zeros((5, 5))
+    weights[0, 0], weights[1:4, 2:5] = 0.37, 0.07
+    heap, rim = np.array([[0.6, 0.4, 0.8, 0.6]]), np.array([[0.0, 0.0, 0.2, 0.2]])
+    assert measure_map(weights.ravel(), place, target(place, heap))[0][:2] == [0, 1]
+    assert measure_map(weights.ravel(), place, target(place, rim))[0][:2] == [1, 0]
+    assert layout(QUARTERS, QUARTERS).windows == pytest.approx(np.eye(4))  # no window of three fits
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_regions_and_objects_changes_nothing(seed):
+    attentions, phrases, regions, objects, cap2im = random_case(seed)
+    rng = np.random.default_rng(seed)
+    k, m = rng.permutation(regions.shape[1]), rng.permutation(objects.shape[1])
+    turned = [(c, Weights(one.w2r[:, k], one.o2w[m], one.words)) for c, one in attentions]
+    found = grounding_metrics(attentions, phrases, regions, objects, cap2im, bootstrap=0)
+    again = grounding_metrics(turned, phrases, regions[:, k], objects[:, m], cap2im, bootstrap=0)
+    for part in (*MAPS, "baselines"):  # "o2w" takes the first of objects that fit a box equally well
+        assert again[part] == pytest.approx(found[part])
+    for name, curve in found["curve"].items():
+        assert again["curve"][name] == pytest.approx(curve)
+
+
+def test_a_phrase_of_two_types_counts_under_both():
+    attention = Weights(np.array([[0.1, 0.7, 0.1, 0.1]] * 2), np.full((4, 2), 0.5))
+    phrases = [Phrase(0, (0,), "vehicles/scene", (UPPER_RIGHT,)), Phrase(0, (1,), "scene", ((0.0, 0.5, 0.5, 1.0),))]
+    result = grounding_metrics([(0, attention)], phrases, QUARTERS[None], None, np.array([0]))
+    assert {kind: row["n"] for kind, row in result["by_type"].items()} == {"vehicles": 1, "scene": 2}
+    assert result["n_phrases"] == 2 and result["by_type"]["scene"]["w2r"]["pointing_game"] == 50
+
+
+def test_differences_are_paired():
+    attentions, phrases, *rest = random_case(5)
+    result = grounding_metrics(attentions, phrases, *rest)
+    for name in MAPS:
+        apart = result["above"]["center"][name]["pointing_game"]
+        assert apart["difference"] == pytest.approx(result[name]["pointing_game"] - result["baselines"]["center"])
+        assert apart["ci95"][0] < apart["difference"] < apart["ci95"][1]
+    # the centre itself, phrase by phrase, would differ by nothing: a map that always points there
+    centre = np.array([[[0.4, 0.4, 0.6, 0.6], [0.0, 0.0, 0.1, 0.1], [0.0, 0.0, 0.2, 0.1], [0.0, 0.0, 0.1, 0.2]]] * 13)
+    there = [(c, Weights(np.tile([0.97, 0.01, 0.01, 0.01], (5, 1)), one.o2w)) for c, one in attentions]
+    apart = grounding_metrics(there, phrases, centre, rest[1], rest[2])["above"]["center"]["w2r"]["pointing_game"]
+    assert apart["difference"] == 0 and apart["ci95"] == [0, 0]
