@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ matplotlib.use("Agg")
 from bssan_lib import viz
 from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.viz import pictures, style
+from bssan_lib.viz.boxes import telling
 
 NASTY = '$x_1^2$ _under_ "quotes" <b>&amp; 50% \\frac 日本語 🐕 שלום \t\x07 -- \ud800'
 WORDS = ["a", "$red_", "ball^2", "日本語", "🐕", '"left"', "of", "boxes"]
@@ -96,10 +98,62 @@ PAIRS = {
     "all": {"n": 30, "text": 43.0, "image": 33.0, "group": 19.0},
     "chance": {"text": 25.0, "image": 25.0, "group": 100 / 6},
 }
+
+
+def pointing(shift=0.0):
+    maps = {name: {"pointing_game": 60.0 + n - shift, "mass_in_box": 40.0 + n, "area_under_curve": 70.0 + n}
+            for n, name in enumerate(("w2r", "combined", "prior"))}
+    spans = {name: {key: [value - 2, value + 3] for key, value in row.items()} for name, row in maps.items()}
+    return {**maps, "baselines": {"center": 53.0 - shift, "true_box_area_under_curve": 84.0},
+            "ci95": {**spans, "baselines": {"center": [50.0 - shift, 56.0 - shift]}}}
+
+
+MAPPED = {
+    **pointing(), "n_phrases": 97,
+    "by_type": {NASTY: {"n": 11, **pointing(5)}, "people": {"n": 53, **pointing(2)}},
+    "curve": {"area": [0, 50, 100], "w2r": [0, 71, 100], "prior": [0, 67, 100], "true_box": [0, 97, 100]},
+}
+DELETION = {"removed": [0, 10, 50], "pairs": 29} | {
+    order: {"own": [0.43, 0.43 - step, 0.43 - 2 * step], "others": [0.11, 0.1, 0.07],
+            "own_ci95": [[0.41, 0.47], [0.3, 0.5], [0.2, 0.5]], "lead": [0.32, 0.31 - step, 0.29 - 2 * step]}
+    for order, step in (("most", 0.07), ("random", 0.01), ("least", -0.02))
+}
+KINDS = pd.DataFrame(
+    {"count": [31, 17], "regions": [23.0, 37.0], "read": [1.3, 0.7], "regions_ci95": [[19, 29], [31, 41]]},
+    index=["animals", "function words"],
+)
+SAID = pd.DataFrame({"count": range(41, 34, -1), "regions": [11.0, 13, 17, 19, 23, 29, 31]},
+                    index=["dog", "ball", NASTY, "a", "of", "is", "under"])
+
 RETRIEVED = np.array([[0.71, 0.53, 0.31], [0.67, 0.59, 0.13]])
 RIGHT = np.array([[True, False, False], [False, False, True]])
 
+WAY = {
+    "sizes": [1, 2, 5, 10, 50, 1000],
+    "R@1": [31.0, 37.0, 41.0, 42.0, 43.0, 43.0],
+    "R@5": [31.0, 47.0, 61.0, 67.0, 71.0, 73.0],
+    "R@10": [31.0, 47.0, 61.0, 73.0, 79.0, 83.0],
+    "exact": {"R@1": 43.0, "R@5": 73.0, "R@10": 83.0},
+}
+CURVE = {
+    "t2i": {**WAY, "gallery": 1000, "one_in_twenty": {"shortlist": 50}},
+    "i2t": {**WAY, "sizes": [1, 2, 5, 10, 250, 5000], "gallery": 5000, "one_in_twenty": {"shortlist": 250}},
+}
+GROWTH = [
+    {
+        "images": n,
+        "ms": {"stage_1": {"p50": n / 4e4, "p95": n / 2e4}, "stage_2": {"p50": 61.0, "p95": 83.0}, "whole": {"p50": 67.0, "p95": 97.0}},
+        "disk_mib": n * 0.067,
+        "peak_rss_mib": 700 + n * 0.03,
+        "own_memory_mib": 310 + n / 2048,
+        "vectors_mib": n / 2048,
+    }
+    for n in (1000, 10000, 100000)
+]
+
 FIGURES = {
+    "shortlist_curves": lambda width: viz.shortlist_curves(CURVE, width=width),
+    "gallery_growth": lambda width: viz.gallery_growth(GROWTH, width=width),
     "word_panels": lambda width: viz.word_panels(
         picture(), attention().w2r, WORDS, caption=NASTY, true_boxes={2: [[0.1, 0.2, 0.5, 0.9]]}, width=width
     ),
@@ -144,9 +198,34 @@ FIGURES = {
         width=width,
         own=[(NASTY, 37), ("one", 5)],
     ),
+    "retrieved_captions with attention": lambda width: viz.retrieved_captions(
+        [picture(), picture(70, 90)],
+        [[NASTY, "two", "a red ball " * 31]] * 2,
+        -RETRIEVED,
+        attention=[list(softmax(3, 49))] * 2,
+        width=width,
+    ),
+    "growth_curve": lambda width: viz.growth_curve(
+        {"plain": ([10, 100, 1000], [0.1, 1.0, 10.0]), NASTY: ([10, 100, 1000], [[1, 2, 4], [3, 3, 9], [5, 6, 7]])},
+        "images " + NASTY,
+        "seconds $t_1$",
+        title=NASTY,
+        width=width,
+    ),
+    "comparison_dots": lambda width: viz.comparison_dots(
+        {"joint": {"image to text R@1": (31, 29, 37), "R@5": 53.0}, NASTY: {"R@5": (43, 41, 47), "R@10": -7.0}},
+        xlabel="recall (%)",
+        reference={"R@5": 11.0},
+        title=NASTY,
+        width=width,
+    ),
     "training_curves": lambda width: viz.training_curves([history(), history(3, 0.5)], width=width),
     "recall_bars": lambda width: viz.recall_bars({"joint": metrics(), NASTY: metrics(3)}, width=width),
     "grounding_bars": lambda width: viz.grounding_bars(GROUNDING, width=width),
+    "pointing_dots": lambda width: viz.pointing_dots(MAPPED, width=width),
+    "coverage_curves": lambda width: viz.coverage_curves(MAPPED, width=width),
+    "deletion_lines": lambda width: viz.deletion_lines(DELETION, width=width),
+    "word_dots": lambda width: viz.word_dots(KINDS, SAID, regions=49, most=2, shown=["a", NASTY], width=width),
     "pair_bars": lambda width: viz.pair_bars(PAIRS, width=width),
 }
 
@@ -186,6 +265,9 @@ def test_page_is_as_wide_as_asked_fonts_are_embedded_and_no_text_is_cut_or_hidde
         matplotlib.text.Text, "draw", lambda text, *rest: (drawn.add(text), draw(text, *rest))
     )
     figure.canvas.draw()
+    assert not [one.get_text() for one in drawn if one.get_fontsize() < 6], "smaller than 6 points"
+    # Only scales may hold mathematics; every caption and name is drawn as it stands.
+    assert not [one.get_text() for one in drawn if "$" in one.get_text() and one.get_parse_math()]
     boxes = [
         (one.get_text(), one.get_window_extent(), one.get_rotation())
         for one in drawn
@@ -412,7 +494,10 @@ def test_alignment_is_two_vector_matrices_on_one_scale(tmp_path):
     assert [label.get_text() for label in axes[0].get_yticklabels()] == list("abcde")
     assert [label.get_text() for label in axes[1].get_xticklabels()] == list("abcde")
     assert axes[0].yaxis_inverted() and axes[1].yaxis_inverted()  # row 0 on top
-    assert "attention; the rows of either matrix sum to one" in texts(figure)
+    assert mappable.norm.gamma == 0.5
+    assert "attention; the rows of either matrix sum to one; square-root scale" in texts(figure)
+    linear = viz.alignment(one, power=1)[2].norm
+    assert type(linear) is matplotlib.colors.Normalize and linear.vmax == highest
     (path,) = viz.save_figure(figure, tmp_path / "a", ("pdf",))
     assert b"/Subtype /Image" not in path.read_bytes()
 
@@ -432,16 +517,20 @@ def test_matrix_panel_prints_numbers_and_draws_in_given_axes():
 def test_links_are_as_opaque_as_their_weight():
     one = attention(["a", "b"], regions=5, objects=3)
     figure, axes, mappable = viz.links(one, most=3)
-    for side, weights in zip(axes, (one.w2r, one.o2w.T)):
-        chosen = np.sort(np.argsort(-weights.max(axis=0))[:3])
+    for side, weights, even in zip(axes, (one.w2r, one.o2w.T), (5, 2)):
+        chosen = np.sort(telling(weights.T, 3))
         (lines,) = side.collections
-        np.testing.assert_allclose(lines.get_array(), np.sort(weights[:, chosen].ravel()))
+        multiples = weights[:, chosen].ravel() * even
+        np.testing.assert_allclose(lines.get_array(), np.sort(multiples[multiples >= 1]))
         assert lines.norm is mappable.norm
         lines.update_scalarmappable()
         opacity = lines.get_colors()[:, 3]
         np.testing.assert_allclose(opacity, lines.get_array() / mappable.norm.vmax, atol=0.005)
-        assert [text.get_text() for text in side.texts[2:5]] == [str(number) for number in chosen]
-    assert mappable.norm.vmax == max(one.w2r.max(), one.o2w.max())
+        assert [text.get_text() for text in side.texts[2:]] == [str(number) for number in chosen]
+    assert mappable.norm.vmax == max(5 * one.w2r.max(), 2 * one.o2w.max())
+    (bar,) = [one for one in figure.axes if one not in axes]
+    said = " ".join(bar.get_xlabel().split())
+    assert "1/5 a region (W2R), 1/2 a word (O2W); attention sums to one over all regions, all words" in said
 
 
 # -- boxes
@@ -608,3 +697,165 @@ def test_pair_bars_mark_chance():
     assert heights(axes) == [[61, 29, 43], [47, 23, 33], [31, 11, 19]]
     marked = [lines.get_segments()[0][0, 1] for lines in axes.collections]
     assert marked == pytest.approx([25, 25, 100 / 6])
+
+
+def dots(axes):
+    """Points drawn one by one, by their vertical place."""
+    return sorted((line.get_ydata()[0], line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1)
+
+
+def test_pointing_dots_stand_at_their_numbers_the_most_frequent_type_first():
+    _, (axes,), _ = viz.pointing_dots(MAPPED)
+    assert [x for _, x in dots(axes)] == [60, 61, 53, 62, 58, 59, 51, 60, 55, 56, 48, 57]  # the centre is third
+    assert [one.get_text() for one in axes.get_yticklabels()][:2] == ["all (97)", "people (53)"]
+    spans = [line.get_xdata() for line in axes.lines if line.get_gid() == "interval"]
+    assert len(spans) == 12 and list(spans[0]) == [58, 63]
+    _, (axes,), _ = viz.pointing_dots(MAPPED, measure="mass_in_box", types=["people"])
+    assert [x for _, x in dots(axes)] == [40, 41, 42] * 2  # the centre has no mass
+    for arguments in ({"measure": "luck"}, {"maps": ["w2r", "untrained_w2r"]}, {"maps": []}):
+        with pytest.raises(DataError):
+            viz.pointing_dots(MAPPED, **arguments)
+
+
+def test_coverage_curves_name_their_areas():
+    figure, (axes,), _ = viz.coverage_curves(MAPPED)
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines["W2R (70.0)"] == [0, 71, 100] and lines["the true boxes (84.0)"] == [0, 97, 100]
+    assert lines["even attention (50)"] == [0, 100]
+    with pytest.raises(DataError, match="combined"):
+        viz.coverage_curves(MAPPED, maps=["combined"])
+
+
+def test_deletion_lines_are_the_means():
+    _, axes, _ = viz.deletion_lines(DELETION)
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes[0].lines}
+    assert lines["most attended first"] == pytest.approx([0.43, 0.36, 0.29])
+    assert lines["other captions, most attended gone"] == [0.11, 0.1, 0.07]
+    assert len(axes[0].collections) == 3 and not axes[1].collections  # bands where there are intervals
+    with pytest.raises(DataError, match="most"):
+        viz.deletion_lines({"removed": [0]})
+
+
+def test_word_dots_show_both_ends_and_what_was_asked_for():
+    _, axes, _ = viz.word_dots(KINDS, SAID, regions=49, most=2, shown=["a", "unheard"])
+    assert [one.get_text() for one in axes[2].get_yticklabels()] == [
+        "dog (41)", "ball (40)", "a (38)", "is (36)", "under (35)"
+    ]
+    assert [x for _, x in dots(axes[2])] == [11, 13, 19, 29, 31] and [x for _, x in dots(axes[1])] == [1.3, 0.7]
+    with pytest.raises(DataError):
+        viz.word_dots(KINDS, SAID[:0], regions=49)
+
+
+# -- growth and comparison
+
+
+def test_growth_shows_the_median_of_the_runs_and_their_reach():
+    runs = [[4.0, 2.0, 9.0], [5.0, np.nan, 7.0]]
+    _, axes, _ = viz.growth_curve({"a": ([100, 10], runs), "b": ([10, 100], [1.0, 3.0])}, "n", "s")
+    first, second = axes.lines
+    np.testing.assert_allclose(first.get_xydata(), [[10, 6], [100, 4]])  # in the order of sizes
+    np.testing.assert_allclose(second.get_xydata(), [[10, 1], [100, 3]])
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    assert {tuple(corner) for corner in corners.tolist()} == {(10, 5), (10, 7), (100, 2), (100, 9)}
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert [one.get_text() for one in axes.get_legend().get_texts()] == ["a", "b", "least to greatest run"]
+    assert (first.get_marker(), first.get_linestyle()) != (second.get_marker(), second.get_linestyle())
+
+
+def test_growth_in_given_axes_and_on_linear_ones():
+    figure, own = plt.subplots()
+    got, axes, _ = viz.growth_curve({"a": ([0, 1], [0, -1])}, "n", "s", log="none", axes=own)
+    assert got is figure and axes is own and (axes.get_xscale(), axes.get_yscale()) == ("linear", "linear")
+    assert axes.get_legend() is None
+
+
+def test_dots_lie_in_their_intervals_with_their_numbers():
+    rows = {"joint": {"R@1": (31, 29, 37), "R@5": 53}, "w2r": {"R@5": (-43, -47, -41)}}
+    _, axes, _ = viz.comparison_dots(rows, reference={"R@5": 11})
+    assert [one.get_title(loc="left") for one in axes] == ["R@1", "R@5"]
+    drawn = [[(line.get_gid(), line.get_xdata(), line.get_ydata()) for line in one.lines] for one in axes]
+    spans = [[list(map(float, x)) for gid, x, _ in panel if gid == "interval"] for panel in drawn]
+    assert spans == [[[29, 37]], [[53, 53], [-47, -41]]]
+    assert [[(x[0], y[0]) for gid, x, y in panel if gid == "value"] for panel in drawn] == [
+        [(31, 0)],
+        [(53, 0), (-43, 1)],
+    ]
+    assert [gid for gid, *_ in drawn[1]].count("reference") == 1
+    assert [one.get_text() for one in axes[1].texts] == ["53.0", "\u221243.0"]
+    assert axes[0].yaxis_inverted()  # the first method on top
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: viz.growth_curve({}, "n", "s"), "at least one series"),
+        (lambda: viz.growth_curve({"a": ([1, 2], [1, 2, 3])}, "n", "s"), r"a: .*\[2\] and \[3, 1\]"),
+        (lambda: viz.growth_curve({"a": ([1, 2], [0, 2])}, "n", "s"), "logarithmic"),
+        (lambda: viz.growth_curve({"a": ([1, 2], [np.nan, 2])}, "n", "s"), "finite value"),
+        (lambda: viz.growth_curve({"a": ([1], [2])}, "n", "s", log="z"), "'z'"),
+        (lambda: viz.comparison_dots({}), "at least one method"),
+        (lambda: viz.comparison_dots({"a": {"R@1": (5, 7, 9)}}), "a, R@1: expected low <= value <= high"),
+        (lambda: viz.retrieved_captions([picture()], [["a"]], [[1]], attention=[[[0.5], [0.5]]]), "expected attention"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(call, said):
+    with pytest.raises(DataError, match=said):
+        call()
+
+
+def test_many_words_get_their_names_on_one_column():
+    many = attention([f"word{number}" for number in range(23)])
+    figure, axes, _ = viz.alignment(many, width="one")
+    for ticks in (axes[0].get_yticklabels(), axes[1].get_xticklabels()):
+        assert [tick.get_text() for tick in ticks] == many.words
+    assert axes[0].get_position().y0 > axes[1].get_position().y1  # above each other: beside they would not fit
+
+
+def test_results_of_unknown_truth_bear_no_mark():
+    _, axes, _ = viz.retrieved_images(["a"], [[picture()] * 2], [[0.5, -0.25]])
+    assert [one.texts[0].get_text() for one in axes[0]] == ["0.500", "\u22120.250"] and not axes[0, 0].patches
+    laid = softmax(2, 49).reshape(1, 2, 49)
+    figure, axes, mappable = viz.retrieved_captions([picture()], [["a", "b"]], [[0.5, 0.25]], attention=laid)
+    assert [one.get_text() for one in axes[0, 1].texts] == ["0.500", "a", "0.250", "b"]
+    overlays = [meshes(one)[0] for one in figure.axes if meshes(one) and one.images]
+    for mesh, weights in zip(overlays, laid[0]):
+        np.testing.assert_allclose(np.asarray(mesh.get_array()).ravel(), weights)
+    assert len(overlays) == 2 and mappable.norm.vmax == laid.max()
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    figure, _, _ = viz.alignment(attention())
+    (tmp_path / "a.pdf").write_text("earlier")
+    (tmp_path / "a.svg").mkdir()
+    (tmp_path / "a.svg" / "file").write_text("in the way")
+    with pytest.raises(RunError, match="a.svg"):
+        viz.save_figure(figure, tmp_path / "a", ("svg", "pdf"))
+    assert (tmp_path / "a.pdf").read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "a.svg"]
+
+
+# -- search
+
+
+def test_shortlist_curves_draw_recalls_the_exact_result_and_the_twentieth():
+    _, axes, mappable = viz.shortlist_curves(CURVE)
+    assert mappable is None
+    for one, way in zip(axes, ("t2i", "i2t")):
+        lines = [line for line in one.lines if len(line.get_xdata()) == 6]
+        for line, name in zip(lines, ("R@1", "R@5", "R@10"), strict=True):
+            assert list(line.get_xdata()) == CURVE[way]["sizes"] and list(line.get_ydata()) == CURVE[way][name]
+        flat = {line.get_ydata()[0] for line in one.lines if len(line.get_xdata()) == 2 and list(line.get_xdata()) == [0, 1]}
+        assert {43.0, 73.0, 83.0} <= flat
+        assert f"1 in 20: {CURVE[way]['gallery'] // 20}" in [text.get_text() for text in one.texts]
+    with pytest.raises(DataError, match="i2t missing"):
+        viz.shortlist_curves({"t2i": WAY})
+
+
+def test_gallery_growth_draws_every_size():
+    _, axes, _ = viz.gallery_growth(GROWTH)
+    drawn = {line.get_label(): list(line.get_ydata()) for one in axes for line in one.lines}
+    assert drawn["first stage"] == [0.025, 0.25, 2.5] and drawn["second stage"] == [61.0] * 3
+    assert drawn["index on disk"] == pytest.approx([67.0, 670.0, 6700.0])
+    with pytest.raises(DataError, match="at least one row"):
+        viz.gallery_growth([])

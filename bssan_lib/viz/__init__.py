@@ -2,17 +2,29 @@
 
 from bssan_lib.viz.bars import grounding_bars, pair_bars, recall_bars
 from bssan_lib.viz.boxes import object_words, phrase_boxes
+from bssan_lib.viz.comparison import comparison_dots, growth_curve
 from bssan_lib.viz.curves import live_curve, training_curves
+from bssan_lib.viz.grounding import coverage_curves, deletion_lines, pointing_dots, word_dots
 from bssan_lib.viz.heatmaps import region_grid, word_panels
 from bssan_lib.viz.links import links
 from bssan_lib.viz.matrices import alignment, matrix_panel
+from bssan_lib.viz.notes import attention_note, checkpoint_note
 from bssan_lib.viz.retrieval import retrieved_captions, retrieved_images
-from bssan_lib.viz.style import column_width, note_text, paper_style, save_figure
+from bssan_lib.viz.search import gallery_growth, shortlist_curves
+from bssan_lib.viz.style import column_width, figure_bytes, note_text, paper_style, save_figure
 
 __all__ = [
     "alignment",
+    "attention_note",
+    "checkpoint_note",
     "column_width",
+    "comparison_dots",
+    "coverage_curves",
+    "deletion_lines",
+    "figure_bytes",
+    "gallery_growth",
     "grounding_bars",
+    "growth_curve",
     "links",
     "live_curve",
     "matrix_panel",
@@ -21,11 +33,14 @@ __all__ = [
     "pair_bars",
     "paper_style",
     "phrase_boxes",
+    "pointing_dots",
     "recall_bars",
     "region_grid",
     "retrieved_captions",
     "retrieved_images",
     "save_figure",
+    "shortlist_curves",
     "training_curves",
+    "word_dots",
     "word_panels",
 ]

@@ -5,7 +5,18 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from bssan_lib.errors import DataError
-from bssan_lib.viz.style import SERIES, SMALL, column_width, finish, new_figure, paper_style, plain
+from bssan_lib.viz.style import (
+    SERIES,
+    SMALL,
+    column_width,
+    finish,
+    fit,
+    new_figure,
+    paper_style,
+    plain,
+    plain_legend,
+    text_width,
+)
 
 RECALLS = ("R@1", "R@5", "R@10")
 _WAYS = {"i2t": "image to text", "t2i": "text to image"}
@@ -37,7 +48,7 @@ def bars(
             values,
             thick * 0.94,
             color=SERIES[number % len(SERIES)],
-            label=plain(name),
+            label=fit(name, axes.figure.get_figwidth() - 0.6, SMALL),
             alpha=0.9,
             hatch=_HATCHES[number % len(_HATCHES)],
             edgecolor="white",
@@ -64,13 +75,13 @@ def bars(
         for x, value, top in zip(at, values, tops):
             if room > 0.15 and np.isfinite(value):
                 axes.annotate(
-                    f"{value:.0f}" if room < 0.2 else f"{value:.1f}",
+                    f"{value:.0f}" if room < 0.24 else f"{value:.1f}",
                     (x, top),
                     (0, 1),
                     textcoords="offset points",
                     ha="center",
                     va="bottom",
-                    fontsize=5.5,
+                    fontsize=SMALL,
                 )
     axes.set_xticks(range(len(groups)), [plain(group) for group in groups], parse_math=False)
     axes.tick_params(axis="x", length=0)
@@ -199,7 +210,7 @@ def _bar_panels(width: str | float, count: int, height: float, stacked: bool = F
 def _slant(axes, names: list[str]) -> None:
     """Names slanted where they would touch."""
     room = axes.get_position().width * axes.figure.get_figwidth() / len(names)
-    if max(len(name) for name in names) * 0.055 > room:
+    if max(text_width(plain(name), SMALL) for name in names) + 0.05 > room:
         for tick in axes.get_xticklabels():
             tick.set(rotation=30, ha="right", rotation_mode="anchor")
 
@@ -215,12 +226,14 @@ def _bar_finish(figure, axes, text: str, legend: bool) -> None:
         one.tick_params(axis="x", length=0)
     if legend:
         handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(
+        each = max(text_width(name, SMALL) for name in names) + 0.4
+        legend = figure.legend(
             handles,
             names,
             loc="outside lower center",
-            ncols=min(len(names), 4),
+            ncols=int(min(len(names), 4, max(1, figure.get_figwidth() // each))),
             handlelength=1.4,
             columnspacing=1.0,
             fontsize=SMALL,
         )
+        plain_legend(legend)

@@ -31,6 +31,7 @@ def phrase_boxes(
     *,
     most: int = 5,
     true_boxes: list | None = None,
+    caption: str = "",
     width: str | float = "one",
     columns: int | None = None,
 ):
@@ -38,6 +39,7 @@ def phrase_boxes(
 
     weights: [K] for one phrase, or [P, K] for P phrases, each summing to one. boxes: [K, 4].
     phrases: P titles. most: how many regions. true_boxes: for each phrase boxes [any, 4], outlined in white.
+    caption: written above all.
     Line widths share one scale: 3 points is the greatest weight of the figure.
     Returns (figure, axes [P], None). DataError where shapes disagree.
     """
@@ -50,7 +52,7 @@ def phrase_boxes(
     highest = weights.max() or 1.0
     with paper_style():
         figure, axes, panel = panel_grid(
-            width, len(phrases), image.height / image.width, columns, narrowest=1.4, widest=3.3
+            width, len(phrases), image.height / image.width, columns, header=caption, narrowest=1.4, widest=3.3
         )
         for p, one in enumerate(axes):
             show_picture(one, image, panel)
@@ -107,6 +109,7 @@ def object_words(
     *,
     objects: list[int] | None = None,
     most: int = 3,
+    caption: str = "",
     width: str | float = "two",
     columns: int | None = None,
 ):
@@ -114,12 +117,13 @@ def object_words(
 
     o2w: [M, T], each row sums to one over words. object_boxes: [M, 4]. words: T.
     objects: which; by default the four whose heaviest word is heaviest, each another word where possible.
-    most: how many words. Returns (figure, axes [objects], None). DataError where shapes disagree.
+    most: how many words. caption: written above all.
+    Returns (figure, axes [objects], None). DataError where shapes disagree.
     """
     check_images([image], "words of an object")
     o2w = check_weights(o2w, None, len(words), "words of an object: O2W")
     object_boxes = check_boxes(object_boxes, len(o2w), "words of an object")
-    objects = _telling(o2w, 4) if objects is None else list(objects)
+    objects = telling(o2w, 4) if objects is None else list(objects)
     if not objects or not all(0 <= number < len(o2w) for number in objects):
         raise DataError(f"words of an object: expected some of objects 0 to {len(o2w) - 1}, got {objects}")
     most = min(most, len(words))
@@ -130,6 +134,7 @@ def object_words(
             len(objects),
             image.height / image.width,
             columns,
+            header=caption,
             narrowest=1.4,
             widest=2.4,
             below=most * line + 0.04,
@@ -180,8 +185,8 @@ def object_words(
     return figure, np.array(axes), None
 
 
-def _telling(o2w: np.ndarray, count: int) -> list[int]:
-    """Objects in order of their heaviest weight; a second one for the same word only when words run out."""
+def telling(o2w: np.ndarray, count: int) -> list[int]:
+    """`count` objects in order of their heaviest weight [M, T]; a second one for the same word when words run out."""
     order, seen, first, rest = np.argsort(-o2w.max(axis=1), kind="stable"), set(), [], []
     for number in order:
         word = int(o2w[number].argmax())

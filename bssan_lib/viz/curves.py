@@ -29,7 +29,8 @@ def training_curves(histories, *, width: str | float = "two"):
         figure = new_figure(full, 1.65 if full > 5 else 3.2, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05)
         axes = figure.subplots(1, 4) if full > 5 else figure.subplots(2, 2).ravel()
-        _curve(axes[0], histories, ["loss"], 0)
+        several = len(histories) > 1
+        _curve(axes[0], histories, ["loss"], 0, f"mean of {len(histories)}, with range" if several else None)
         axes[0].set_title("training loss")
         for number, (way, k) in enumerate((way, k) for way in ("i2t", "t2i") for k in ("R@1", "R@10")):
             _curve(axes[1], histories, ["dev", way, k], number // 2, f"{way} {k}", _STYLES[number % 2])
@@ -40,12 +41,12 @@ def training_curves(histories, *, width: str | float = "two"):
         for one in axes:
             one.set_xlabel("epoch")
             one.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-            one.yaxis.set_major_locator(MaxNLocator(5))
+            one.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             if one.get_legend_handles_labels()[0]:
                 one.legend(
                     loc="upper center",
-                    bbox_to_anchor=(0.5, -0.3),
-                    ncols=2,
+                    bbox_to_anchor=(0.5, -0.34),
+                    ncols=2 if len(one.get_legend_handles_labels()[0]) > 1 else 1,
                     handlelength=1.6,
                     borderpad=0,
                     columnspacing=0.8,

@@ -8,10 +8,10 @@ from PIL import Image
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.pictures import (
-    BAR,
     HALO,
     add_box,
     add_true_boxes,
+    bar_room,
     check_boxes,
     check_images,
     check_layout,
@@ -23,7 +23,7 @@ from bssan_lib.viz.pictures import (
     shared_norm,
     show_picture,
 )
-from bssan_lib.viz.style import SERIES, SMALL, check_weights, label, paper_style
+from bssan_lib.viz.style import SERIES, SMALL, check_weights, column_width, label, paper_style
 
 WORD_SUMS = "attention; each word's sums to one over the regions"
 HIDDEN = {"<pad>"}
@@ -60,8 +60,9 @@ def word_panels(
         raise DataError(f"word panels: expected at least one of {len(words)} words to show, got rows {shown}")
     norm = shared_norm(weights[shown], top)
     with paper_style():
+        bottom = bar_room(text, column_width(width))
         figure, axes, panel = panel_grid(
-            width, len(shown) + 1, image.height / image.width, columns, bottom=BAR, header=caption
+            width, len(shown) + 1, image.height / image.width, columns, bottom=bottom, header=caption
         )
         show_picture(axes[0], image, panel)
         panel_title(axes[0], "picture", panel, style="italic")
@@ -96,8 +97,11 @@ def region_grid(
         boxes = np.stack([x, y, x + 1 / columns, y + 1 / rows], axis=-1).reshape(-1, 4)
     boxes = check_boxes(boxes, None, "region grid")
     with paper_style():
+        # Numbers need 0.18 inches a region.
+        narrowest = max(1.5, 0.18 * len(np.unique(boxes[:, 0])))
+        panels = 1 if object_boxes is None else 2
         figure, axes, panel = panel_grid(
-            width, 1 if object_boxes is None else 2, image.height / image.width, narrowest=1.5, widest=3.4
+            width, panels, image.height / image.width, narrowest=narrowest, widest=3.4
         )
         show_picture(axes[0], image, panel)
         panel_title(axes[0], f"{len(boxes)} regions", panel)

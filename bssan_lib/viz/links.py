@@ -8,21 +8,23 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
-from bssan_lib.viz.pictures import BAR, check_boxes, check_images, colour_bar, shared_norm
+from bssan_lib.viz.boxes import telling
+from bssan_lib.viz.pictures import TITLE, bar_room, check_boxes, check_images, colour_bar, shared_norm
 from bssan_lib.viz.style import (
     RIGHT,
     SMALL,
     check_weights,
     column_width,
     fading,
-    figure_title,
     fit,
+    heading,
     label,
     new_figure,
     paper_style,
     place,
     plain,
     text_width,
+    write_heading,
 )
 
 
@@ -39,54 +41,61 @@ def links(
 ):
     """Two columns joined by lines, opacity by weight: words to regions (W2R), and objects to words (O2W).
 
-    attention: has w2r [T, K], o2w [M, T], words. most: how many regions and objects are shown, those with the
-    heaviest line, in their own order. image with boxes [K, 4] and object_boxes [M, 4]: shows what they hold.
-    top: end of the scale. Returns (figure, axes [2], mappable). DataError where shapes disagree.
+    A weight over K regions is far thinner than one over T words, so both are shown on one scale in multiples of
+    even attention, 1 / K and 1 / T. Pairs of less than even attention have no line.
+    attention: has w2r [T, K], o2w [M, T], words. most: how many regions and objects are shown, as
+    `telling` chooses them, in their own order. image with boxes [K, 4] and object_boxes [M, 4]: shows what they hold.
+    top: end of the scale, in those multiples. Returns (figure, axes [2], mappable). DataError where shapes disagree.
     """
     words = list(attention.words)
     w2r = check_weights(attention.w2r, len(words), None, "links: W2R")
     o2w = check_weights(attention.o2w, None, len(words), "links: O2W")
+    regions, objects = w2r.shape[1], len(o2w)
+    w2r, o2w = w2r * regions, o2w * len(words)
     norm = shared_norm(np.concatenate([w2r.ravel(), o2w.ravel()]), top)
-    boxes = None if boxes is None or image is None else check_boxes(boxes, w2r.shape[1], "links: regions")
+    boxes = None if boxes is None or image is None else check_boxes(boxes, regions, "links: regions")
     object_boxes = (
-        None
-        if object_boxes is None or image is None
-        else check_boxes(object_boxes, len(o2w), "links: objects")
+        None if object_boxes is None or image is None else check_boxes(object_boxes, objects, "links: objects")
     )
     if image is not None:
         check_images([image], "links")
+    text = (
+        f"times even attention: 1/{regions} a region (W2R), 1/{len(words)} a word (O2W); "
+        "attention sums to one over all regions, all words"
+    )
     with paper_style():
-        full, head = column_width(width), 0.17 if title else 0.0
-        shown = min(most, max(w2r.shape[1], len(o2w)))
+        full = column_width(width)
+        title, head = heading(title, full)
+        head += TITLE
+        shown = min(most, max(regions, objects))
         tall = max(len(words) * 0.125, shown * (0.125 if image is None else 0.24))
-        figure = new_figure(full, head + 0.2 + tall + 0.05 + BAR)
-        figure_title(figure, title)
+        figure = new_figure(full, head + tall + 0.05 + bar_room(text, full))
+        write_heading(figure, title)
         half = full / 2
-        axes = [place(figure, half * side + 0.05, head + 0.2, half - 0.1, tall) for side in (0, 1)]
+        axes = [place(figure, half * side + 0.05, head, half - 0.1, tall) for side in (0, 1)]
         mappables = [
-            _join(axes[0], w2r, words, "region", most, norm, half - 0.1, tall, image, boxes),
-            _join(axes[1], o2w.T, words, "object", most, norm, half - 0.1, tall, image, object_boxes),
+            _join(axes[0], w2r, words, most, norm, half - 0.1, tall, image, boxes),
+            _join(axes[1], o2w.T, words, most, norm, half - 0.1, tall, image, object_boxes),
         ]
-        axes[0].set_title(f"W2R, {min(most, w2r.shape[1])} of {w2r.shape[1]}", parse_math=False)
-        axes[1].set_title(f"O2W, {min(most, len(o2w))} of {len(o2w)}", parse_math=False)
-        colour_bar(
-            figure,
-            mappables[0],
-            "attention; sums to one over all regions (W2R), all words (O2W)",
-            over=max(w2r.max(), o2w.max()) > norm.vmax,
-            over_picture=False,
-        )
+        axes[0].set_title(f"W2R: {min(most, regions)} of {regions} regions", parse_math=False)
+        axes[1].set_title(f"O2W: {min(most, objects)} of {objects} objects", parse_math=False)
+        over = max(w2r.max(), o2w.max()) > norm.vmax
+        colour_bar(figure, mappables[0], text, over=over, over_picture=False)
     return figure, np.array(axes), mappables[0]
 
 
-def _join(axes, weights, words, name, most, norm, wide, tall, image, boxes):
-    """Words on the left, the `most` heaviest others on the right, T x shown lines with opacity by weight."""
-    chosen = np.sort(np.argsort(-weights.max(axis=0), kind="stable")[:most])
+def _join(axes, weights, words, most, norm, wide, tall, image, boxes):
+    """Words on the left, the `most` heaviest others on the right, a line for each pair of at least even attention.
+
+    weights: [T, others], 1 being even attention.
+    """
+    chosen = np.sort(telling(weights.T, most))
     axes.set(xlim=(0, wide), ylim=(tall, 0))
     axes.set_axis_off()
     left = min(max(text_width(plain(word), SMALL) for word in words), wide * 0.42)
     thumb = 0.3 if image is not None and boxes is not None else 0.0
-    right = wide - text_width("00", SMALL) - thumb - 0.08
+    number_wide = text_width("0" * len(str(max(chosen))), SMALL)
+    right = wide - number_wide - thumb - 0.06
     word_y = (np.arange(len(words)) + 0.5) * tall / len(words)
     other_y = (np.arange(len(chosen)) + 0.5) * tall / len(chosen)
     for y, word in zip(word_y, words):
@@ -97,9 +106,8 @@ def _join(axes, weights, words, name, most, norm, wide, tall, image, boxes):
             _thumbnail(
                 axes, image, boxes[number], wide - thumb / 2, y, thumb, min(0.22, tall / len(chosen) - 0.02)
             )
-    label(axes, wide, -0.02, name, fontsize=SMALL, ha="right", va="bottom", style="italic")
     pairs = [(t, place, weights[t, number]) for t in range(len(words)) for place, number in enumerate(chosen)]
-    pairs.sort(key=lambda pair: pair[2])  # heavy lines over faint ones
+    pairs = sorted((pair for pair in pairs if pair[2] >= 1), key=lambda pair: pair[2])  # heavy lines over faint ones
     lines = LineCollection(
         [[(left + 0.03, word_y[t]), (right, other_y[place])] for t, place, _ in pairs],
         array=np.array([weight for _, _, weight in pairs]),

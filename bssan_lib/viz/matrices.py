@@ -8,25 +8,27 @@ import numpy as np
 from matplotlib.colors import Normalize
 
 from bssan_lib.errors import DataError
-from bssan_lib.viz.pictures import BAR, colour_bar, shared_norm
+from bssan_lib.viz.pictures import TITLE, bar_room, colour_bar, scale_words, shared_norm
 from bssan_lib.viz.style import (
     SEQUENTIAL,
     SMALL,
     check_weights,
     column_width,
-    figure_title,
     finish,
     fit,
+    heading,
     label,
     new_figure,
     paper_style,
     place,
     plain,
     text_width,
+    write_heading,
 )
 
 BOTH_SUMS = "attention; the rows of either matrix sum to one"
 WIDEST_NAME = 0.62  # inches that the names of rows and columns may take
+NAME_HEIGHT = 0.085  # inches from one name to the next
 
 
 def matrix_panel(
@@ -71,7 +73,7 @@ def matrix_panel(
                 title,
                 row_title,
                 column_title,
-                bool(text),
+                bar_room(text, column_width(width)) if text else 0.0,
                 bool(annotate),
             )
         else:
@@ -95,7 +97,7 @@ def matrix_panel(
 
 
 def _one_matrix(
-    full: float, values, rows, columns, title, row_title, column_title, bar: bool, annotate: bool
+    full: float, values, rows, columns, title, row_title, column_title, bar: float, annotate: bool
 ):
     """A figure with room for names, titles and a colour bar around one matrix."""
     left = _room(rows) + (0.14 if row_title else 0.0) + 0.06
@@ -107,7 +109,7 @@ def _one_matrix(
     )
     tall = min(max(len(values) * (0.19 if annotate else 0.115), 0.5), 8.0)
     above = 0.17 if title else 0.05
-    figure = new_figure(full, above + tall + below + (BAR if bar else 0.0))
+    figure = new_figure(full, above + tall + below + bar)
     return figure, place(figure, left, above, wide, tall)
 
 
@@ -124,19 +126,18 @@ def _upright(names: list[str], inches: float) -> bool:
 
 
 def _name_cells(axis, names: list[str] | None, count: int, inches: float, along_x: bool) -> None:
-    """Ticks at the middles of cells. Names shrink to their cells, to 4.5 points; then some are left out."""
-    size = float(np.clip(inches / count * 72 * 0.9, 4.5, SMALL))
+    """Ticks at the middles of cells; where names would touch, some are left out."""
     if names is None:
         room = 0.17 if along_x else 0.1
-        step = next((s for s in (1, 2, 5, 7, 10, 20, 50, 100) if s * inches / count >= room), count)
+        step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if s * inches / count >= room), count)
         names = [str(number) for number in range(count)]
     else:
-        step = max(1, int(np.ceil(count * 4.5 / 72 / 0.95 / inches)))
-        names = [fit(name, WIDEST_NAME, size) for name in names]
+        step = max(1, int(np.ceil(count * NAME_HEIGHT / inches - 0.01)))
+        names = [fit(name, WIDEST_NAME, SMALL) for name in names]
     settings = {"rotation": 90} if along_x and step == 1 and _upright(names, inches) else {}
     chosen = range(0, count, step)
     axis.set_ticks(
-        [i + 0.5 for i in chosen], [names[i] for i in chosen], parse_math=False, fontsize=size, **settings
+        [i + 0.5 for i in chosen], [names[i] for i in chosen], parse_math=False, fontsize=SMALL, **settings
     )
     axis.set_tick_params(length=1.5)
 
@@ -156,33 +157,44 @@ def _print_numbers(axes, values: np.ndarray, norm: Normalize, form: str) -> None
         )
 
 
-def alignment(attention, *, title: str = "", width: str | float = "two", top: float | None = None):
-    """W2R [T, K], words by regions, and O2W [M, T], objects by words, side by side on one scale.
+def alignment(
+    attention, *, title: str = "", width: str | float = "two", top: float | None = None, power: float = 0.5
+):
+    """W2R [T, K], words by regions, and O2W [M, T], objects by words, on one scale.
 
+    Side by side, or one above the other where the words' names would not fit.
     attention: has w2r, o2w and words. top: end of the scale; by default the greatest weight of both.
+    power: of the scale, 1 for a linear one. Attention over K regions is far thinner than over T words, so by default
+    the scale is a square root, which the colour bar says.
     Returns (figure, axes [2], mappable). DataError where the shapes disagree with the words.
     """
     words = list(attention.words)
     w2r = check_weights(attention.w2r, len(words), None, "alignment: W2R")
     o2w = check_weights(attention.o2w, None, len(words), "alignment: O2W")
-    norm = shared_norm(np.concatenate([w2r.ravel(), o2w.ravel()]), top)
+    norm = shared_norm(np.concatenate([w2r.ravel(), o2w.ravel()]), top, power)
     with paper_style():
         full = column_width(width)
-        left, middle, below = _room(words) + 0.06, 0.42, _room(words) + 0.2
-        head = 0.17 if title else 0.0
+        left, middle = _room(words) + 0.06, 0.42
         wide = (full - left - middle - 0.06) / 2
-        tall = float(np.clip(max(len(words) * 0.115, len(o2w) * 0.05), 1.0, 6.0))
-        figure = new_figure(full, head + 0.2 + tall + below + BAR)
-        figure_title(figure, title)
+        beside = wide >= len(words) * NAME_HEIGHT
+        wide = wide if beside else full - left - 0.06
+        below = (_room(words) if _upright(words, wide) else 0.13) + 0.2
+        tall = [float(np.clip(len(words) * 0.115, 1.0, 8.0)), float(np.clip(len(o2w) * 0.05, 1.0, 6.0))]
+        tall = [max(tall)] * 2 if beside else tall
+        title, head = heading(title, full)
+        text = BOTH_SUMS + scale_words(norm)
+        first = head + TITLE
+        second = first if beside else first + tall[0] + 0.3 + TITLE
+        figure = new_figure(full, second + tall[1] + below + bar_room(text, full))
+        write_heading(figure, title)
         axes = [
-            place(figure, left, head + 0.2, wide, tall),
-            place(figure, left + wide + middle, head + 0.2, wide, tall),
+            place(figure, left, first, wide, tall[0]),
+            place(figure, left + (wide + middle if beside else 0), second, wide, tall[1]),
         ]
         matrix_panel(w2r, rows=words, title="W2R", column_title="region", norm=norm, axes=axes[0])
         _, _, mappable = matrix_panel(
             o2w, columns=words, title="O2W", row_title="object", column_title="word", norm=norm, axes=axes[1]
         )
-        colour_bar(
-            figure, mappable, BOTH_SUMS, over=max(w2r.max(), o2w.max()) > norm.vmax, over_picture=False
-        )
+        over = max(w2r.max(), o2w.max()) > norm.vmax
+        colour_bar(figure, mappable, text, over=over, over_picture=False)
     return figure, np.array(axes), mappable

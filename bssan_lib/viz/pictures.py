@@ -7,17 +7,29 @@ import math
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
 from bssan_lib.errors import DataError
-from bssan_lib.viz.style import NORMAL, SMALL, attention_colours, column_width, fit, new_figure, place, wrap
+from bssan_lib.viz.style import (
+    MARGIN,
+    NORMAL,
+    SMALL,
+    attention_colours,
+    column_width,
+    fit,
+    heading,
+    new_figure,
+    place,
+    wrap,
+    write_heading,
+)
 
 DIM, DIM_FACE = 0.5, "#404040"  # brightness kept under attention; what the middle of a picture becomes
-TITLE, GAP, BAR = 0.15, 0.05, 0.36  # inches: a panel's title, between panels, the colour bar with its words
+TITLE, GAP, BAR = 0.15, MARGIN, 0.36  # inches: a panel's title, between panels, the colour bar with a line of words
 HALO = [withStroke(linewidth=1.8, foreground="black")]  # white stays readable on any picture
 
 
@@ -29,12 +41,12 @@ def dimmed(image: Image.Image) -> Image.Image:
 def show_picture(axes, image: Image.Image, inches: float | None = None) -> None:
     """The picture in its own pixels and aspect: x 0 to its width, y 0 (top) to its height, without ticks.
 
-    inches: the width it gets on paper; what it has beyond 400 pixels an inch is not kept in the figure.
+    inches: the width it gets on paper; what it has beyond 300 pixels an inch is not kept in the figure.
     """
     width, height = image.size
     small = image.convert("RGB")
-    if inches and width > 400 * inches:
-        small = small.resize((int(400 * inches), max(1, round(height * 400 * inches / width))))
+    if inches and width > 300 * inches:
+        small = small.resize((int(300 * inches), max(1, round(height * 300 * inches / width))))
     axes.imshow(np.asarray(small), extent=(0, width, height, 0), aspect="equal")
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -116,10 +128,23 @@ def check_layout(regions: int, grid, boxes, what: str):
     return grid, None
 
 
-def shared_norm(weights: np.ndarray, top: float | None) -> Normalize:
-    """One scale from 0 to `top`, by default the greatest weight shown."""
+def shared_norm(weights: np.ndarray, top: float | None, power: float = 1.0) -> Normalize:
+    """One scale from 0 to `top`, by default the greatest weight shown; power: 1 is linear, 0.5 a square root."""
     highest = float(weights.max()) if top is None else float(top)
-    return Normalize(0.0, highest if highest > 0 else 1.0)
+    highest = highest if highest > 0 else 1.0
+    return Normalize(0.0, highest) if power == 1.0 else PowerNorm(power, 0.0, highest)
+
+
+def scale_words(norm: Normalize) -> str:
+    """What a colour bar adds where the scale is not linear."""
+    if not isinstance(norm, PowerNorm):
+        return ""
+    return "; square-root scale" if norm.gamma == 0.5 else f"; scale of power {norm.gamma:g}"
+
+
+def bar_room(text: str, full: float) -> float:
+    """Inches that a colour bar takes below a figure of `full` inches: one line of words or two."""
+    return BAR + 0.1 * wrap(text, full - 2 * MARGIN, SMALL, lines=2).count("\n")
 
 
 def panel_grid(
@@ -145,20 +170,10 @@ def panel_grid(
     columns = math.ceil(count / math.ceil(count / columns))
     panel = min((full - 2 * GAP - (columns - 1) * GAP) / columns, widest)
     rows, tall = math.ceil(count / columns), panel * aspect
-    header = wrap(header, full - 2 * GAP, NORMAL) if header else ""
-    head = 0.03 + (0.13 * (header.count("\n") + 1) if header else 0)
+    header, head = heading(header, full)
     pitch = TITLE + tall + below + GAP
     figure = new_figure(full, head + rows * pitch + bottom)
-    if header:
-        figure.text(
-            GAP / full,
-            1 - 0.03 / figure.get_figheight(),
-            header,
-            parse_math=False,
-            va="top",
-            fontsize=NORMAL,
-            linespacing=1.15,
-        )
+    write_heading(figure, header)
     left = (full - columns * panel - (columns - 1) * GAP) / 2
     axes = [
         place(
@@ -175,13 +190,13 @@ def panel_title(axes, text: object, inches: float, **settings) -> None:
 
 
 def colour_bar(figure, mappable, text: str, over: bool = False, over_picture: bool = True):
-    """A colour bar in the lowest BAR inches of the figure, which says what is shown; returns its axes.
+    """A colour bar in the lowest `bar_room` inches of the figure, which says what is shown; returns its axes.
 
     over: a value lies beyond the scale, which gets an arrow. over_picture: its ground is dark, too.
     """
     full, tall = figure.get_size_inches()
     long = min(2.6, full - 0.4)
-    axes = place(figure, (full - long) / 2, tall - BAR + 0.05, long, 0.07)
+    axes = place(figure, (full - long) / 2, tall - bar_room(text, full) + 0.05, long, 0.07)
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend="max" if over else "neither")
     # Transparent strips side by side show seams: such a bar is a picture, any other one is vectors.
     transparent = mappable.cmap(0.0)[3] < 1
@@ -190,10 +205,22 @@ def colour_bar(figure, mappable, text: str, over: bool = False, over_picture: bo
     if over_picture:
         axes.set_facecolor(DIM_FACE)
     bar.outline.set_linewidth(0.4)
-    bar.locator = MaxNLocator(5)
+    bar.locator = FixedLocator(_apart(mappable.norm)) if isinstance(mappable.norm, PowerNorm) else MaxNLocator(5)
     axes.tick_params(labelsize=SMALL, width=0.5, length=2.0, pad=1.5)
-    axes.set_xlabel(fit(text, full - 0.1, SMALL), fontsize=SMALL, labelpad=1.0, parse_math=False)
+    words = wrap(text, full - 2 * MARGIN, SMALL, lines=2)
+    axes.set_xlabel(words, fontsize=SMALL, labelpad=1.0, linespacing=1.1, parse_math=False)
     return axes
+
+
+def _apart(norm: PowerNorm) -> list[float]:
+    """Round numbers on a scale that is not linear, from its end down, none nearer than a seventh of the bar."""
+    steps = [digit * 10.0**power for power in range(2, -7, -1) for digit in (5, 2, 1)]
+    chosen, last = [0.0], 1.1
+    for step in steps:
+        if step <= norm.vmax and last - norm(step) >= 1 / 7 and norm(step) >= 1 / 7:
+            chosen.append(step)
+            last = norm(step)
+    return chosen
 
 
 def check_images(images, what: str) -> list[Image.Image]:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.pictures import (
-    BAR,
     GAP,
+    bar_room,
     check_images,
     check_layout,
     colour_bar,
@@ -37,13 +37,15 @@ from bssan_lib.viz.style import (
 )
 
 _LINE = 0.112  # inches between lines of text
+_SMALL_PICTURE = 0.55  # inches of width: beside a caption
+MEAN_SUMS = "attention, mean over the words; sums to one over the regions"
 
 
 def retrieved_images(
     captions: list[str],
     images: list[list[Image.Image]],
     scores,
-    right,
+    right=None,
     *,
     own: list[tuple[Image.Image, int]] | None = None,
     attention: list | None = None,
@@ -53,7 +55,8 @@ def retrieved_images(
 ):
     """A row a caption: the pictures found for it, best first, with scores; right ones blue with a tick.
 
-    captions: Q. images: Q lists of R pictures. scores: [Q, R]. right: [Q, R] bool.
+    captions: Q. images: Q lists of R pictures. scores: [Q, R]. right: [Q, R] bool, or None
+    where nobody knows what is right: then nothing is marked.
     own: for each query its own picture and its rank, in a last column: what should have been found.
     attention: for each query R arrays [K] (means over words of W2R), laid over the pictures on one scale.
     grid, boxes [K, 4]: as for word_panels. Returns (figure, axes [Q, R (+ 1)], mappable or None).
@@ -62,14 +65,7 @@ def retrieved_images(
     scores, right = _check(captions, images, scores, right, "pictures")
     norm, mappable = None, None
     if attention is not None:
-        attention = np.array([[np.asarray(one, dtype=float) for one in row] for row in attention])
-        if attention.shape[:2] != scores.shape or attention.ndim != 3:
-            raise DataError(
-                f"retrieved pictures: expected attention of shape {[*scores.shape, 'K']}, "
-                f"got {list(attention.shape)}"
-            )
-        grid, boxes = check_layout(attention.shape[2], grid, boxes, "retrieved pictures")
-        norm = shared_norm(attention, None)
+        attention, grid, boxes, norm = _check_attention(attention, scores, grid, boxes, "pictures")
     for row in images:
         check_images(row, "retrieved pictures")
     shown = [list(row) + ([own[q][0]] if own is not None else []) for q, row in enumerate(images)]
@@ -83,7 +79,7 @@ def retrieved_images(
         room = full - 2 * GAP - (len(shown[0]) - 1) * GAP - apart
         tall = [min(room / share.sum(), 1.6) for share in shares]
         figure = new_figure(
-            full, sum(heads) + sum(tall) + 0.17 * len(tall) + (BAR if attention is not None else 0.02)
+            full, sum(heads) + sum(tall) + 0.17 * len(tall) + (0.02 if attention is None else bar_room(MEAN_SUMS, full))
         )
         axes, down = np.empty((len(shown), len(shown[0])), dtype=object), 0.0
         for q, row in enumerate(shown):
@@ -108,13 +104,14 @@ def retrieved_images(
                     _frame(one, image, "black", "--")
                     _below(one, image, f"own: rank {own[q][1]}", "black")
                 else:
-                    colour = RIGHT if right[q, r] else WRONG
-                    _frame(one, image, colour, "-" if right[q, r] else ":")
-                    _below(one, image, f"{TICK if right[q, r] else CROSS} {scores[q, r]:.3f}", colour)
+                    colour, line, mark = _mark(right, q, r)
+                    if line:
+                        _frame(one, image, colour, line)
+                    _below(one, image, mark + _number(scores[q, r]), colour)
                 across += wide + GAP
             down += tall[q] + 0.17
         if mappable is not None:
-            colour_bar(figure, mappable, "attention, mean over the words; sums to one over the regions")
+            colour_bar(figure, mappable, MEAN_SUMS)
     return figure, axes, mappable
 
 
@@ -153,36 +150,47 @@ def retrieved_captions(
     images: list[Image.Image],
     captions: list[list[str]],
     scores,
-    right,
+    right=None,
     *,
     own: list[tuple[str, int]] | None = None,
+    attention: list | None = None,
+    grid: tuple[int, int] = (7, 7),
+    boxes=None,
     width: str | float = "two",
 ):
     """A row a picture: the captions found for it, best first, with scores; right ones blue with a tick.
 
-    images: Q. captions: Q lists of R texts. scores: [Q, R]. right: [Q, R] bool.
+    images: Q. captions: Q lists of R texts. scores: [Q, R]. right: [Q, R] bool, or None where nobody knows.
     own: for each query its best-placed own caption and that one's rank, on a last line (failures).
-    Returns (figure, axes [Q, 2: picture, captions], None). DataError where shapes disagree.
+    attention: for each query R arrays [K] (means over words of W2R), laid over a small picture beside each caption,
+    on one scale. grid, boxes [K, 4]: as for word_panels.
+    Returns (figure, axes [Q, 2: picture, captions], mappable or None). DataError where shapes disagree.
     """
     scores, right = _check(images, captions, scores, right, "captions")
     check_images(images, "retrieved captions")
+    norm, mappable = None, None
+    if attention is not None:
+        attention, grid, boxes, norm = _check_attention(attention, scores, grid, boxes, "captions")
     with paper_style():
         full = column_width(width)
-        picture = min(0.3 * full, 1.5)
+        picture = min(0.3 * full, 1.3)
         start = GAP + picture + 0.08
-        number = text_width(f"{CROSS} 0.0000 ", SMALL)
+        small = 0.0 if attention is None else _SMALL_PICTURE + GAP  # inches of the small pictures
+        number = small + text_width(f"{CROSS} \u22120.000", SMALL) + 0.07
         room = full - start - number - GAP
-        texts = [[wrap(text, room, SMALL, lines=2) for text in row] for row in captions]
+        texts = [[wrap(text, room, SMALL, lines=2 if attention is None else 3) for text in row] for row in captions]
         lasts = [wrap(f"own, rank {rank}: {plain(text)}", room, SMALL, lines=2) for text, rank in own or []]
-        heights = []
-        for q, row in enumerate(texts):
-            lines = sum(1 + text.count("\n") for text in row) + (
-                1 + lasts[q].count("\n") + 0.3 if lasts else 0
+        talls = [min(one.height / one.width, 1.0) * _SMALL_PICTURE if attention is not None else 0.0 for one in images]
+        steps = [[max((1 + text.count("\n")) * _LINE, talls[q]) + 0.03 for text in row] for q, row in enumerate(texts)]
+        heights = [
+            max(
+                sum(steps[q]) + ((1.3 + lasts[q].count("\n")) * _LINE if lasts else 0),
+                min(image.height / image.width, 1.3) * picture,
             )
-            heights.append(
-                max(lines * _LINE + 0.03 * len(row), min(images[q].height / images[q].width, 1.3) * picture)
-            )
-        figure = new_figure(full, sum(heights) + 0.1 * len(heights) + 0.02)
+            for q, image in enumerate(images)
+        ]
+        below = 0.0 if attention is None else bar_room(MEAN_SUMS, full)
+        figure = new_figure(full, sum(heights) + 0.1 * len(heights) + 0.02 + below)
         axes, down = np.empty((len(images), 2), dtype=object), 0.06
         for q, image in enumerate(images):
             axes[q, 0] = place(figure, GAP, down, picture, heights[q])
@@ -193,38 +201,65 @@ def retrieved_captions(
             one.set_axis_off()
             y = 0.0
             for r, text in enumerate(texts[q]):
-                colour = RIGHT if right[q, r] else WRONG
-                mark = f"{TICK if right[q, r] else CROSS} {scores[q, r]:.3f}"
-                _lines(one, 0, y, mark, color=colour)
-                y = _lines(one, number, y, text, color=RIGHT if right[q, r] else "black") + 0.03
+                if attention is not None:
+                    inset = place(figure, start, down + y, _SMALL_PICTURE, talls[q])
+                    show_picture(inset, dimmed(image), _SMALL_PICTURE)
+                    mappable = lay_over(inset, image, attention[q, r], norm, grid, boxes)
+                colour, line, mark = _mark(right, q, r)
+                _lines(one, small, y, mark + _number(scores[q, r]), color=colour)
+                _lines(one, number, y, text, color=RIGHT if line == "-" else "black")
+                y += steps[q][r]
             if lasts:
                 _lines(one, number, y + 0.3 * _LINE, lasts[q], style="italic")
             down += heights[q] + 0.1
-    return figure, axes, None
+        if mappable is not None:
+            colour_bar(figure, mappable, MEAN_SUMS)
+    return figure, axes, mappable
 
 
-def _lines(axes, x: float, y: float, text: str, **settings) -> float:
-    """Lines of text from y inches downwards, baselines evenly apart for any letters; returns the next y."""
-    for line in text.split("\n"):
-        label(axes, x, y + 0.08, line, fontsize=SMALL, va="baseline", **settings)
-        y += _LINE
-    return y
+def _mark(right, q: int, r: int) -> tuple[str, str, str]:
+    """Colour, frame's line and sign of a result; black, none and none where nobody knows what is right."""
+    if right is None:
+        return "black", "", ""
+    return (RIGHT, "-", f"{TICK} ") if right[q, r] else (WRONG, ":", f"{CROSS} ")
 
 
-def _check(queries, results, scores, right, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and right as arrays [Q, R] that fit the queries and their results."""
-    scores, right = np.asarray(scores, dtype=float), np.asarray(right, dtype=bool)
+def _number(score: float) -> str:
+    return f"{score:.3f}".replace("-", "\u2212")
+
+
+def _check_attention(attention, scores: np.ndarray, grid, boxes, what: str):
+    """Attention [Q, R, K] that fits the scores [Q, R], with its layout and one scale for all of it."""
+    attention = np.array([[np.asarray(one, dtype=float) for one in row] for row in attention])
+    if attention.shape[:2] != scores.shape or attention.ndim != 3:
+        raise DataError(
+            f"retrieved {what}: expected attention of shape {[*scores.shape, 'K']}, got {list(attention.shape)}"
+        )
+    grid, boxes = check_layout(attention.shape[2], grid, boxes, f"retrieved {what}")
+    return attention, grid, boxes, shared_norm(attention, None)
+
+
+def _lines(axes, x: float, y: float, text: str, **settings) -> None:
+    """Lines of text from y inches downwards, baselines evenly apart for any letters."""
+    for number, line in enumerate(text.split("\n")):
+        label(axes, x, y + 0.08 + number * _LINE, line, fontsize=SMALL, va="baseline", **settings)
+
+
+def _check(queries, results, scores, right, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scores and right, where it is known, as arrays [Q, R] that fit the queries and their results."""
+    scores = np.asarray(scores, dtype=float)
+    right = None if right is None else np.asarray(right, dtype=bool)
     shape = (len(queries), len(results[0]) if len(results) else 0)
     if (
         0 in shape
         or scores.shape != shape
-        or right.shape != shape
+        or (right is not None and right.shape != shape)
         or len(results) != shape[0]
         or any(len(row) != shape[1] for row in results)
     ):
         raise DataError(
             f"retrieved {what}: expected Q queries, Q lists of R results, scores and right [Q, R]; got "
             f"{len(queries)} queries, lists of {[len(row) for row in results]}, scores "
-            f"{list(scores.shape)}, right {list(right.shape)}"
+            f"{list(scores.shape)}, right {None if right is None else list(right.shape)}"
         )
     return scores, right

@@ -6,11 +6,11 @@ Functions in this package draw what they are given and never compute a score. Ea
 mappable); the mappable is None where no colour stands for a number. None of them shows a window.
 """
 
+import io
 import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,8 @@ SERIES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 TICK, CROSS = "\u2713", "\u2717"
 FORMATS = ("pdf", "svg", "png")
 NOTE_KEYS = ("image", "caption", "checkpoint", "direction", "temperature", "seed")
-SMALL, NORMAL = 6.0, 7.0
+SMALL, NORMAL = 6.0, 7.0  # nothing is smaller than what a journal prints readably
+MARGIN, LINE = 0.05, 0.13  # inches: around a figure; of a line of its heading
 SCREEN_DPI = 110  # dots an inch in a notebook
 
 # DejaVu Sans comes with matplotlib; the others are used where a machine has them, for scripts which it lacks.
@@ -179,13 +180,14 @@ def label(axes, x: float, y: float, text: str, **settings):
 
 
 def attention_colours() -> ListedColormap:
-    """To lie over a dimmed grey picture: from nothing through orange to bright yellow, opacity as the value.
+    """To lie over a dimmed grey picture: from nothing through orange to bright yellow, more opaque with the value.
 
-    A map of opaque colours would hide the picture, and its middle greys could not be told from it.
+    A map of opaque colours would hide the picture, and its middle greys could not be told from it. Opacity grows
+    fastest from zero, so that a word with many weak regions shows them beside one with a single strong region.
     """
     share = np.linspace(0, 1, 256)[:, None]
     low, high = np.array([[1.0, 0.55, 0.1]]), np.array([[1.0, 0.95, 0.5]])
-    return ListedColormap(np.hstack([low + share * (high - low), 0.92 * share]), name="bssan_attention")
+    return ListedColormap(np.hstack([low + share * (high - low), 0.92 * share**0.75]), name="bssan_attention")
 
 
 def fading(colour: tuple[float, float, float]) -> ListedColormap:
@@ -220,12 +222,23 @@ def new_figure(width: str | float, height: float, **settings):
     return plt.figure(figsize=(column_width(width), height), **settings)
 
 
-def figure_title(figure, title: str) -> None:
-    """A title over the whole figure, cut to fit its width; none where it is empty."""
-    if title:
-        shown = fit(title, figure.get_figwidth() - 0.1)
-        top = 1 - 0.04 / figure.get_figheight()
-        figure.text(0.5, top, shown, parse_math=False, va="top", ha="center", fontsize=NORMAL)
+def heading(text: str, width: float) -> tuple[str, float]:
+    """A text broken to a figure's width in inches, and the inches of height that it takes above what is drawn."""
+    text = wrap(text, width - 2 * MARGIN) if text else ""
+    return text, 0.03 + (LINE * (text.count("\n") + 1) if text else 0.0)
+
+
+def write_heading(figure, text: str) -> None:
+    """What `heading` has broken, at the upper left of the figure."""
+    wide, tall = figure.get_size_inches()
+    if text:
+        figure.text(MARGIN / wide, 1 - 0.03 / tall, text, parse_math=False, va="top", linespacing=1.15, fontsize=NORMAL)
+
+
+def plain_legend(legend) -> None:
+    """A legend's names never read `$`, `_` or `^` as mathematics."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def place(figure, left: float, top: float, width: float, height: float):
@@ -237,9 +250,22 @@ def place(figure, left: float, top: float, width: float, height: float):
 
 
 def note_text(note: dict) -> str:
-    """What a paper's caption needs, a line each: NOTE_KEYS (or "not given"), then what else is in."""
-    keys = [*NOTE_KEYS, *(key for key in note if key not in NOTE_KEYS)]
+    """What a paper's caption needs, a line each; of a picture or caption all NOTE_KEYS, "not given" where missing."""
+    needed = [key for key in NOTE_KEYS if key in note or "image" in note or "caption" in note]
+    keys = [*needed, *(key for key in note if key not in NOTE_KEYS)]
     return "".join(f"{key}: {plain('not given' if note.get(key) is None else note[key])}\n" for key in keys)
+
+
+def figure_bytes(figure, ending: str, title: str = "") -> bytes:
+    """The figure as "pdf", "svg" or "png" of its exact width, in memory. ConfigError for an unknown format."""
+    if ending not in FORMATS:
+        raise ConfigError(f"figure format: expected one of {', '.join(FORMATS)}, got {ending!r}")
+    # No date inside, so that the same figure is the same bytes.
+    dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[ending]
+    with io.BytesIO() as file, paper_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn instead
+        figure.savefig(file, format=ending, metadata={"Title": title, **dates}, bbox_inches=None)
+        return file.getvalue()
 
 
 def save_figure(
@@ -257,37 +283,25 @@ def save_figure(
     if unknown := set(formats) - set(FORMATS):
         raise ConfigError(f"figure format: expected some of {', '.join(FORMATS)}, got {sorted(unknown)}")
     title = plain((note or {}).get("caption") or stem.name)
-    written = []
-    for ending in formats:
-        # No date inside, so that the same figure is the same bytes.
-        dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[ending]
-
-        def draw(path: Path, ending=ending, dates=dates) -> None:
-            with paper_style(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn instead
-                figure.savefig(path, format=ending, metadata={"Title": title, **dates}, bbox_inches=None)
-
-        written.append(_write(stem.with_name(f"{stem.name}.{ending}"), draw))
+    contents = {stem.with_name(f"{stem.name}.{ending}"): figure_bytes(figure, ending, title) for ending in formats}
     if note is not None:
-        written.append(
-            _write(
-                stem.with_name(f"{stem.name}.txt"),
-                lambda path: path.write_text(note_text(note), encoding="utf-8"),
-            )
-        )
-    return written
+        contents[stem.with_name(f"{stem.name}.txt")] = note_text(note).encode("utf-8")
+    return _write_all(contents)
 
 
-def _write(path: Path, writer: Callable[[Path], object]) -> Path:
-    """Through a file beside it, so that no half-written figure stands under the final name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _write_all(contents: dict[Path, bytes]) -> list[Path]:
+    """All files or none: each is written beside its place, and moved there once all are on the disk."""
+    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer(partial)
-        os.replace(partial, path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partials[path].write_bytes(content)
+        for path, partial in partials.items():
+            os.replace(partial, path)
     except OSError as problem:
         raise RunError(f"cannot write the figure {path}: {problem.strerror or problem}") from problem
     finally:
-        with suppress(OSError):  # its folder may not be one
-            partial.unlink()
-    return path
+        for partial in partials.values():
+            with suppress(OSError):  # its folder may not be one
+                partial.unlink()
+    return list(contents)
