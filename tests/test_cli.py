@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -40,8 +41,9 @@ def test_help_names_the_commands_without_loading_torch():
         env={**os.environ, "PYTHONPATH": str(repository_root())},
     )
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("reproduce", "prepare", "evaluate"))
-    assert " torch" not in done.stderr and "papermill" not in done.stderr
+    commands = ("reproduce", "prepare", "train", "evaluate", "attend", "index", "search", "explore")
+    assert all(command in done.stdout for command in commands)
+    assert not any(f" {slow}" in done.stderr for slow in ("torch", "papermill", "voila", "faiss"))
 
 
 def test_no_command_and_an_unknown_option_are_usage_errors(capsys):
@@ -164,6 +166,23 @@ def test_evaluate_measures_a_run_on_features(tmp_path, checkpoint):
     assert f"rsum {metrics['rsum']:.1f}" in " ".join(done.stdout.split())
 
 
+def test_evaluate_compares_attention_with_what_it_must_beat(tmp_path, checkpoint):
+    data = features(tmp_path / "precomp", 5)
+    np.save(data / "test_boxes.npy", np.tile(np.float32([[0, 0, 0.5, 1], [0.5, 0, 1, 1]]), (3, 1, 1)))
+    phrase = {"words": [0, 1], "type": "animals", "boxes": [[0.6, 0.25, 0.75, 0.5]]}
+    rows = [json.dumps({"caption": caption} | phrase) for caption in range(15)]
+    (data / "test_phrases.jsonl").write_text("\n".join(rows) + "\n")
+    arguments = ["evaluate", "--checkpoint", checkpoint, "--data", data, "--split", "test", "--out", "m.json"]
+    plain, checked = bssan(*arguments, cwd=tmp_path), bssan(*arguments, "--grounding-checks", cwd=tmp_path)
+    assert plain.returncode == 0 and checked.returncode == 0, plain.stderr + checked.stderr
+    assert "combined" in plain.stdout and "shuffled" not in plain.stdout
+    found = json.loads((tmp_path / "m.json").read_text())["grounding"]
+    assert found["n_phrases"] == 15 and found["baselines"]["center"] == 0
+    row = next(line for line in checked.stdout.splitlines() if line.startswith("untrained w2r"))
+    assert f"{found['untrained_w2r']['pointing_game']:.1f} (" in row
+    assert f"{found['untrained_w2r']['mass_in_box']:.1f}" in row
+
+
 @pytest.mark.parametrize(
     "size, arguments, said",
     [
@@ -231,3 +250,14 @@ def test_evaluate_measures_raw_pictures_whose_only_split_is_the_test_split(tmp_p
     refused(bssan(*arguments, "--split", "dev", cwd=tmp_path), "dev", "test")
     (raw / "Flicker8k_Dataset" / names[1]).write_bytes(b"")  # kept features are used, pictures are not needed
     assert bssan(*arguments, "--split", "test", cwd=tmp_path).returncode == 0
+
+
+def test_explore_refuses_before_a_browser_opens(tmp_path):
+    refused(bssan("explore", "--no-browser", "--checkpoint", tmp_path), str(tmp_path), "no checkpoint here")
+    (tmp_path / "Flickr8k.token.txt").write_text("7.jpg#0\ta dog runs\n")
+    refused(bssan("explore", "--no-browser", "--data", tmp_path), "prepare them first", "bssan prepare")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused(bssan("explore", "--no-browser", "--port", port), f"port {port} of 127.0.0.1", "--port")

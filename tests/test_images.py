@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bssan_lib.data.images import open_image
+from bssan_lib.data.images import UPLOAD_BYTES, UPLOAD_PIXELS, open_image, open_upload, upload_name
 from bssan_lib.errors import DataError
 
 LEFT, RIGHT = (200, 40, 40), (40, 40, 200)
@@ -87,14 +87,49 @@ def test_broken_files_are_named(tmp_path):
         open_image(tmp_path / "folder.jpg")
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [11_000, 60_000])
-def test_a_picture_of_too_many_pixels_is_refused(tmp_path, side):
+def bomb(side):
+    """A PNG of a few bytes that says it has side x side pixels."""
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-                                        + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b""))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("side", [11_000, 60_000])
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path, side):
+    (tmp_path / "bomb.png").write_bytes(bomb(side))
     with pytest.raises(DataError, match="bomb.png.*pixels"):
         open_image(tmp_path / "bomb.png")
+
+
+def saved(picture, kind):
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG"])
+def test_uploads_are_read_from_memory(kind):
+    picture = open_upload(saved(two_halves(), kind), f"a.{kind}")
+    assert picture.mode == "RGB" and picture.size == (14, 6)
+    assert close(picture.getpixel((1, 3)), LEFT, 40) and close(picture.getpixel((12, 3)), RIGHT, 40)
+
+
+@pytest.mark.parametrize("content, said", [
+    (b"", "empty"), (b"garbage" * 9, "not a picture in one of JPEG"), (saved(two_halves(), "PNG")[:60], "cut short"),
+    (bomb(int(UPLOAD_PIXELS**0.5) + 1), "40,000,000 pixels"), (b"x" * (UPLOAD_BYTES + 1), "at most 20 MB"),
+    (saved(two_halves(), "EPS"), "not a picture"),  # decoding it would run another program
+    (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "not a picture")])
+def test_uploads_that_are_no_pictures_are_refused_by_name(content, said):
+    with pytest.raises(DataError, match=f"evil.png: .*{said}"):
+        open_upload(content, "../../evil.png")
+
+
+@pytest.mark.parametrize("name, shown", [
+    ("dog.jpg", "dog.jpg"), ("../../etc/passwd", "passwd"), ("C:\\pictures\\dog.jpg", "dog.jpg"), ("", "picture"),
+    ("a\nb\x00\u202ec.png", "abc.png"), ("x" * 61, "x" * 59 + "…"), ("../", "picture"), ("\ud800.png", "?.png"),
+    ("<img src=x onerror=alert(1)>.png", "<img src=x onerror=alert(1)>.png")])
+def test_a_strangers_file_name_is_only_shown(name, shown):
+    assert upload_name(name) == shown

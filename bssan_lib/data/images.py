@@ -1,12 +1,18 @@
-"""A picture file to an upright RGB picture, or one clear error that names the file."""
+"""A picture file, or the bytes of one, to an upright RGB picture, or one clear error that names the file."""
 
+import io
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bssan_lib.errors import DataError
+
+UPLOAD_BYTES = 20 * 10**6
+UPLOAD_PIXELS = 40 * 10**6  # half of where Pillow begins to suspect a decompression bomb
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # all decoded by Pillow itself, none by a program
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
 
@@ -21,20 +27,53 @@ def open_image(path: Path | str) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty (0 bytes); put the picture there again")
-        with Image.open(path) as picture:
-            if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError
-            picture.load()
-            return _to_rgb(ImageOps.exif_transpose(picture))
+        return _read(path, path, Image.MAX_IMAGE_PIXELS)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such picture") from None
+    except OSError as error:
+        raise DataError(f"{path}: the picture cannot be read ({error})") from None
+
+
+def open_upload(content: bytes, name: str) -> Image.Image:
+    """A picture that a stranger handed in, as `open_image` returns it; it is read in memory alone.
+
+    content: the file's bytes, at most UPLOAD_BYTES. name: what the file called itself, only ever shown.
+    DataError naming it for everything that is no picture in one of UPLOAD_FORMATS of at most UPLOAD_PIXELS.
+    """
+    shown = upload_name(name)
+    if not content:
+        raise DataError(f"{shown}: the file is empty (0 bytes); choose a picture")
+    if len(content) > UPLOAD_BYTES:
+        raise DataError(f"{shown}: {len(content) / 1e6:.1f} MB; a picture may have at most {UPLOAD_BYTES // 10**6} MB")
+    return _read(io.BytesIO(content), shown, UPLOAD_PIXELS, UPLOAD_FORMATS)
+
+
+def upload_name(name: str) -> str:
+    """What may be shown of a stranger's file name: its last part, on one line, cut at 60 letters."""
+    last = str(name).encode("utf-8", "replace").decode("utf-8").replace("\\", "/").rpartition("/")[2]
+    line = "".join(letter for letter in last if letter.isprintable()).strip()
+    return (line if len(line) <= 60 else line[:59] + "…") or "picture"
+
+
+def _read(source, shown, most_pixels: int, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """source: a path or a file object. shown: its name in errors. formats: Pillow's names, or None for all."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, by our own limit
+            with Image.open(source, formats=formats) as picture:
+                if picture.width * picture.height > most_pixels:
+                    raise Image.DecompressionBombError
+                picture.load()
+                return _to_rgb(ImageOps.exif_transpose(picture))
+    except (FileNotFoundError, IsADirectoryError):
+        raise
     except Image.DecompressionBombError:
-        raise DataError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make the picture "
-                        "smaller") from None
+        raise DataError(f"{shown}: more than {most_pixels:,} pixels; make the picture smaller") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not a picture in a format that Pillow reads") from None
+        kinds = f"one of {', '.join(formats)}" if formats else "a format that Pillow reads"
+        raise DataError(f"{shown}: not a picture in {kinds}") from None
     except _BROKEN as error:
-        raise DataError(f"{path}: the picture cannot be read, it may be cut short ({error})") from None
+        raise DataError(f"{shown}: the picture cannot be read, it may be cut short ({error})") from None
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

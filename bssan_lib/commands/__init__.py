@@ -1,0 +1,1 @@
+"""The commands of `bssan`, a module a group; each has `add_commands(parser)`."""

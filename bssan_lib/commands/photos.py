@@ -1,0 +1,199 @@
+"""bssan attend, bssan rank, bssan find: one's own photographs and captions, without a download and without a trace.
+
+Libraries that take seconds to import are imported by the commands that need them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..errors import ConfigError, DataError
+from .figures import (
+    add_checkpoint,
+    check_caption,
+    draw,
+    formats_of,
+    layout,
+    open_camera,
+    save,
+    say_unknown,
+    take,
+    where,
+    width_of,
+)
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+AT_ONCE = 8  # pictures whose features are in memory together
+THIRDS = ("top", "middle", "bottom"), ("left", "centre", "right")
+
+
+def add_commands(commands) -> None:
+    """Adds `attend`, `rank` and `find` to the parser of `bssan`."""
+    attend = commands.add_parser("attend", help="where each word of a caption looks in a photograph")
+    attend.add_argument("photo", metavar="PHOTO", help="a picture file")
+    attend.add_argument("caption", metavar="CAPTION", help="any text")
+    attend.add_argument("--out", metavar="FILE|DIR",
+                        help="the figure, or the folder for it (default: attention_ and the photo's name, .png, here)")
+    attend.set_defaults(command=_attend)
+
+    rank = commands.add_parser("rank", help="which of many captions fit a photograph best")
+    rank.add_argument("photo", metavar="PHOTO", help="a picture file")
+    rank.add_argument("captions", metavar="CAPTIONS.TXT", help="a caption a line; - for standard input")
+    rank.set_defaults(command=_rank)
+
+    find = commands.add_parser("find", help="which pictures of a folder fit a caption best")
+    find.add_argument("caption", metavar="CAPTION", help="any text")
+    find.add_argument("folder", metavar="FOLDER", help="pictures; folders in it are not looked into")
+    find.set_defaults(command=_find)
+
+    for command in (attend, rank, find):
+        add_checkpoint(command)
+        command.add_argument("--width", default="two", metavar="one|two|INCHES", help="of the figure (default: two)")
+    for command in (rank, find):
+        command.add_argument("--top", type=int, default=10, metavar="N", help="how many are printed (default: 10)")
+        command.add_argument("--out", metavar="FILE",
+                             help="a figure of the first five, with the attention that decided")
+
+
+def _attend(options: argparse.Namespace) -> None:
+    name = f"attention_{Path(options.photo).stem}"
+    out = options.out or f"{name}.png"
+    if options.out and Path(options.out).is_dir():
+        out = str(Path(options.out) / f"{name}.png")
+    stem, formats, width = where(out), formats_of(out), width_of(options.width)
+    check_caption(options.caption)
+    photograph = take(options.checkpoint, options.photo)
+    attention = photograph.attend(options.caption)
+    gate = attention.gate
+    print(f"score {attention.score:.3f} = {gate:.2f} x W2R {attention.score_w2r:.3f} + {1 - gate:.2f} x O2W "
+          f"{attention.score_o2w:.3f}")
+    print(f"{'word':16s} {'looks at':14s} weight  times even")
+    for word, weights in zip(attention.words, attention.w2r):
+        print(f"{word:16s} {place_of(weights, photograph.boxes):14s} {weights.max():6.3f} "
+              f"{weights.max() * len(weights):10.1f}")
+    figure, direction = draw("attention", photograph, attention, options.caption, width)
+    save(figure, stem, formats, photograph, attention, options.photo, options.caption, direction)
+
+
+def place_of(weights, boxes) -> str:
+    """Where the heaviest region lies, in words: "top left" to "bottom right". weights: [K]. boxes: [K, 4]."""
+    x1, y1, x2, y2 = boxes[weights.argmax()]
+    row, column = (THIRDS[side][min(int(3 * middle), 2)] for side, middle in enumerate(((y1 + y2) / 2, (x1 + x2) / 2)))
+    return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
+
+
+def _rank(options: argparse.Namespace) -> None:
+    stem, formats, width = _check(options)
+    captions = read_captions(options.captions)
+    photograph = take(options.checkpoint, options.photo)
+    from ..photograph import score_photographs
+
+    scores = score_photographs([photograph], captions)
+    order = scores["joint"][0].argsort(kind="stable")[::-1][: options.top]
+    _print_scores([(captions[c], *(scores[part][0, c] for part in ("joint", "w2r", "o2w"))) for c in order])
+    say_unknown(photograph.checkpoint, captions)
+    if stem:
+        from ..viz import retrieved_captions
+
+        first = [captions[c] for c in order[:5]]
+        looks = [photograph.attend(caption).w2r.mean(axis=0) for caption in first]
+        figure, _, _ = retrieved_captions([photograph.picture], [first], [scores["joint"][0, order[:5]]],
+                                          attention=[looks], width=width, **layout(photograph))
+        _save_found(figure, stem, formats, photograph.checkpoint, Path(options.photo).name, " | ".join(first))
+
+
+def _find(options: argparse.Namespace) -> None:
+    stem, formats, width = _check(options)
+    check_caption(options.caption)
+    files = list_pictures(options.folder)
+    camera = open_camera(options.checkpoint)
+    found, skipped = _scores_of_files(camera, files, options.caption)
+    for problem in skipped:
+        print(f"left out: {problem}", file=sys.stderr)
+    if not found:
+        raise DataError(f"{options.folder}: none of its {len(files)} pictures can be read")
+    found.sort(key=lambda one: -one[1])
+    _print_scores([(file.name, *scores) for file, *scores in found[: options.top]])
+    say_unknown(camera.checkpoint, [options.caption])
+    if stem:
+        from ..viz import retrieved_images
+
+        first = [camera.take(file) for file, *_ in found[:5]]
+        looks = [photograph.attend(options.caption).w2r.mean(axis=0) for photograph in first]
+        figure, _, _ = retrieved_images([options.caption], [[one.picture for one in first]],
+                                        [[one[1] for one in found[:5]]], attention=[looks], width=width,
+                                        **layout(first[0]))
+        names = ", ".join(file.name for file, *_ in found[:5])
+        _save_found(figure, stem, formats, camera.checkpoint, names, options.caption)
+
+
+def _scores_of_files(camera, files: list[Path], caption: str) -> tuple[list[tuple], list[str]]:
+    """[(file, joint, W2R, O2W)] of what can be read, and what is wrong with the others."""
+    from ..photograph import score_photographs
+    from ..progress import tqdm
+
+    found, skipped, taken = [], [], []
+    for number, file in enumerate(tqdm(files, desc="pictures", unit="picture"), start=1):
+        try:
+            taken.append((file, camera.take(file)))
+        except DataError as problem:
+            skipped.append(str(problem))
+        if taken and (len(taken) == AT_ONCE or number == len(files)):
+            scores = score_photographs([photograph for _, photograph in taken], [caption])
+            rows = zip(*(scores[part][:, 0].tolist() for part in ("joint", "w2r", "o2w")))
+            found += [(file, *row) for (file, _), row in zip(taken, rows)]
+            taken = []
+    return found, skipped
+
+
+def _check(options: argparse.Namespace):
+    """(where to write the figure or None, its formats, its width); refuses what cannot be, before anything is read."""
+    if options.top < 1:
+        raise ConfigError(f"--top {options.top}: expected 1 or more")
+    if not options.out:
+        return None, (), width_of(options.width)
+    return where(options.out), formats_of(options.out), width_of(options.width)
+
+
+def read_captions(file: str) -> list[str]:
+    """The captions of a text file, one a line; empty lines are left out. DataError where a line has no word."""
+    from ..data.vocabulary import words_of
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        said = "no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise DataError(f"{file}: captions cannot be read ({said}); expected UTF-8, a caption a line") from error
+    lines = text.splitlines()
+    captions = [line.strip() for line in lines if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not words_of(line):
+            raise DataError(f"{file}, line {number}: expected at least one word, got {line.strip()!r}")
+    if not captions:
+        raise DataError(f"{file}: expected a caption a line, got none")
+    return captions
+
+
+def list_pictures(folder: str) -> list[Path]:
+    """The picture files of a folder, by their endings, in order. DataError where there is none."""
+    try:
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    except OSError as error:
+        raise DataError(f"{folder}: no folder that can be read ({error.strerror})") from error
+    if not files:
+        raise DataError(f"{folder}: no picture in it; expected files ending in {', '.join(sorted(PICTURES))}")
+    return files
+
+
+def _print_scores(rows: list[tuple]) -> None:
+    print("      score    W2R    O2W")
+    for rank, (name, joint, w2r, o2w) in enumerate(rows, start=1):
+        print(f"{rank:3d}  {joint:6.3f} {w2r:6.3f} {o2w:6.3f}  {name}")
+
+
+def _save_found(figure, stem: Path, formats, checkpoint, image: str, caption: str) -> None:
+    from ..viz import checkpoint_note, save_figure
+
+    note = {"image": image, "caption": caption, "direction": "joint score; W2R, mean over the words",
+            **checkpoint_note(checkpoint)}
+    print("written: " + ", ".join(str(path) for path in save_figure(figure, stem, formats, note)))
