@@ -1,20 +1,24 @@
-"""The series as one page, and executed notebooks made fit for committing.
+"""The series as one page.
 
-The page stands alone: pictures are embedded and equations are MathML, so it opens without a network.
+The page stands alone: pictures are embedded, equations are MathML, and the script of its attention views is part of it,
+so it opens without a network. Without scripts still pictures remain.
 """
 
 import html
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
-from .errors import RunError
+from .outputs import VIEW_TYPE, WIDGET, is_injected
 from .runs import Run, repository_root
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
-LARGEST_NOTEBOOK = 1_000_000  # bytes; web forges stop rendering larger ones
+START_VIEWS = """
+for (const place of document.querySelectorAll(".attention")) {
+  const data = JSON.parse(place.querySelector("script").textContent);
+  createView(place).update(data);
+}
+"""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -61,7 +65,7 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{STYLE}{HtmlFormatter().get_style_defs('.highlight')}</style></head>\n"
         f"<body><nav>{''.join(contents)}</nav>\n<main><h1 class=\"title\">{title}</h1>\n"
-        f"{_metrics_html(run)}{''.join(parts)}</main></body></html>\n"
+        f"{_metrics_html(run)}{''.join(parts)}</main>{_view_script(parts)}</body></html>\n"
     )
     temporary = run.report_path.with_suffix(".part")
     temporary.write_text(page, encoding="utf-8")
@@ -107,77 +111,6 @@ def read_metrics(run: Run) -> dict | None:
     return json.loads(run.metrics_path.read_text(encoding="utf-8"))
 
 
-def publish_notebooks(run: Run, folder: Path) -> list[Path]:
-    """Puts a run's executed notebooks over those of the same name in `folder`, outputs included.
-
-    Papermill's traces, machine paths and the injected parameters are taken out. Raises RunError if one
-    exceeds 1 MB.
-    """
-    import nbformat
-
-    written = []
-    for target in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):
-        if not (run.notebooks / target.name).exists():
-            raise RunError(f"{run.notebooks / target.name}: not executed yet; nothing was published from it")
-        notebook = nbformat.read(run.notebooks / target.name, as_version=4)
-        clean_notebook(notebook)
-        text = nbformat.writes(notebook)
-        if len(text.encode()) > LARGEST_NOTEBOOK:
-            raise RunError(
-                f"{target.name}: {len(text.encode())} bytes with its outputs, at most "
-                f"{LARGEST_NOTEBOOK}; draw fewer or smaller pictures"
-            )
-        temporary = target.with_name(target.name + ".part")
-        temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-        os.replace(temporary, target)
-        written.append(target)
-    return written
-
-
-def clean_notebook(notebook) -> None:
-    """Takes papermill's traces and machine paths out of an executed notebook, and numbers its cells anew."""
-    notebook.cells = [cell for cell in notebook.cells if not _injected(cell)]
-    notebook.metadata.pop("papermill", None)
-    notebook.metadata.pop("widgets", None)  # the state of widgets is large, and pictures do not need it
-    number = 0
-    for cell in notebook.cells:
-        for trace in ("papermill", "execution"):
-            cell.metadata.pop(trace, None)
-        if cell.metadata.get("tags") == []:
-            del cell.metadata["tags"]
-        if cell.cell_type != "code":
-            continue
-        if cell.execution_count is not None:
-            number += 1
-            cell.execution_count = number
-        # A stored progress bar would stand at "0%" for ever.
-        cell.outputs = [_without_paths(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
-        for output in cell.outputs:
-            if "execution_count" in output:
-                output.execution_count = cell.execution_count
-
-
-def _injected(cell) -> bool:
-    return "injected-parameters" in cell.metadata.get("tags", [])
-
-
-def _without_paths(value):
-    """The same output without this machine's folders; pictures are left as they are."""
-    if isinstance(value, str):
-        shown_as = {str(repository_root()): ".", sys.prefix: ".venv", str(Path.home()): "~"}
-        for path, shown in sorted(shown_as.items(), key=lambda item: -len(item[0])):  # the longest first
-            if len(path) > 1:
-                value = re.sub(re.escape(path) + r"(?=[/\s'\"]|$)", shown, value)
-        return value.replace("./runs/", "runs/")
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    if isinstance(value, dict):
-        for key in value:
-            if key not in ("image/png", "image/jpeg"):
-                value[key] = _without_paths(value[key])
-    return value
-
-
 def _metrics_html(run: Run) -> str:
     metrics = read_metrics(run)
     if metrics is None:
@@ -194,7 +127,7 @@ def _part(stem: str, notebook) -> tuple[list[str], str]:
     markdown = markdown_renderer()
     entries, body = [], [f'<section id="{stem}">']
     for cell in notebook.cells:
-        if _injected(cell):
+        if is_injected(cell):
             continue
         if cell.cell_type == "markdown":
             text = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](#\1)", cell.source)  # links between notebooks
@@ -240,7 +173,9 @@ def _code_html(cell, markdown) -> str:
 
 
 def _data_html(data: dict, markdown) -> str:
-    """The richest form of one output that needs no script."""
+    """The richest form of one output that needs no kernel."""
+    if VIEW_TYPE in data:
+        return _view_html(data)
     if WIDGET in data:
         return ""  # progress bars, which say nothing once they are done
     if "image/svg+xml" in data:
@@ -255,6 +190,24 @@ def _data_html(data: dict, markdown) -> str:
         if kind in data:
             return markdown(data[kind], None)
     return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
+
+
+def _view_html(data: dict) -> str:
+    """A still picture, which the page's script replaces by the view that can be pointed at."""
+    still = f'<img alt="{html.escape(data.get("text/plain", ""), quote=True)}"'
+    still += f' src="data:image/png;base64,{data["image/png"].strip()}">' if "image/png" in data else ">"
+    # Within a script element only "<" could end it.
+    text = json.dumps(data[VIEW_TYPE], separators=(",", ":")).replace("<", "\\u003c")
+    return f'<div class="attention">{still}<script type="application/json">{text}</script></div>'
+
+
+def _view_script(parts: list[str]) -> str:
+    """The view's style and script, once, where the page holds a view."""
+    if not any('<div class="attention">' in part for part in parts):
+        return ""
+    folder = Path(__file__).parent / "explorer"
+    style, script = ((folder / f"attention_view.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return f'<style>{style}</style>\n<script type="module">{script}{START_VIEWS}</script>\n'
 
 
 def markdown_renderer():

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from . import errors
 from .errors import RunError
+from .outputs import settle_streams, settle_widgets
 from .runs import LOCK_VARIABLE, Run, open_run, repository_root, write_json
 
 PARAMETERS = ("run", "config", "data", "overrides")  # what every notebook's parameters cell sets
@@ -123,6 +124,7 @@ def execute(source: Path, run: Run) -> None:
             _in_thread(work)
         notebook = nbformat.read(partial, as_version=4)
         settle_streams(notebook)
+        settle_widgets(notebook)
         notebook.metadata.get("papermill", {}).pop("input_path", None)  # the whole source once more
         nbformat.write(notebook, partial)
         os.replace(partial, run.notebooks / source.name)
@@ -134,28 +136,6 @@ def execute(source: Path, run: Run) -> None:
         raise NotebookError(f"{source.stem}: its kernel died; most often memory ran out") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def settle_streams(notebook) -> None:
-    """Leaves of printed text what a terminal would show: one state of a progress bar, not hundreds."""
-    for cell in notebook.cells:
-        outputs = []
-        for output in cell.get("outputs", []):
-            if (
-                outputs
-                and output.output_type == outputs[-1].output_type == "stream"
-                and output.name == outputs[-1].name
-            ):
-                outputs[-1].text += output.text
-            else:
-                outputs.append(output)
-        for output in outputs:
-            if output.output_type == "stream":
-                output.text = "\n".join(
-                    line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n")
-                )
-        if outputs:
-            cell.outputs = outputs
 
 
 def _in_thread(work) -> None:
@@ -202,16 +182,24 @@ def _kernel_environment(folder: Path):
     os.environ[LOCK_VARIABLE] = str(folder)
     os.environ.pop("MPLBACKEND", None)  # MPLBACKEND=Agg would execute and store no picture
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or the debugger prints a warning at each start
-    for name, path in [
-        ("JUPYTER_PATH", Path(sys.prefix) / "share" / "jupyter"),
-        ("PYTHONPATH", Path(__file__).resolve().parent.parent),
-    ]:
-        os.environ[name] = os.pathsep.join([str(path)] + ([before[name]] if before.get(name) else []))
+    os.environ.update(kernel_paths())
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def kernel_paths() -> dict[str, str]:
+    """The two environment variables by which a kernel is of this interpreter and imports this package."""
+    own = {
+        "JUPYTER_PATH": Path(sys.prefix) / "share" / "jupyter",
+        "PYTHONPATH": Path(__file__).resolve().parent.parent,
+    }
+    return {
+        name: os.pathsep.join([str(path)] + ([os.environ[name]] if os.environ.get(name) else []))
+        for name, path in own.items()
+    }
 
 
 class _Live:

@@ -14,8 +14,9 @@ import pytest
 
 from bssan_lib import runs
 from bssan_lib.errors import ConfigError, RunError
-from bssan_lib.reproduce import NotebookError, find_notebooks, reproduce, settle_streams, source_digest
-from bssan_lib.report import LARGEST_NOTEBOOK, markdown_renderer, metrics_rows, publish_notebooks
+from bssan_lib.outputs import LARGEST_NOTEBOOK, publish_notebooks, settle_streams
+from bssan_lib.report import markdown_renderer, metrics_rows
+from bssan_lib.reproduce import NotebookError, find_notebooks, reproduce, source_digest
 from bssan_lib.runs import repository_root
 
 OPEN = (
