@@ -14,7 +14,7 @@ import pytest
 from bssan_lib.config import load_config
 from bssan_lib.errors import RunError
 from bssan_lib.gallery import GALLERY, publish_figures
-from bssan_lib.report import LARGEST_NOTEBOOK
+from bssan_lib.outputs import LARGEST_NOTEBOOK
 from bssan_lib.runs import Run, repository_root
 
 ROOT = repository_root()
@@ -149,7 +149,10 @@ def test_the_gallery_shows_what_the_series_draws_and_no_photographs(run, tmp_pat
 def test_the_report_page_needs_no_network(run):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""<(img|script|link|iframe)\b[^>]*\b(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
-    assert "<script" not in page and "@import" not in page
+    assert "@import" not in page and not re.search(r"url\(\s*['\"]?(https?:)?//", page)
+    scripts = re.findall(r"<script\b([^>]*)>", page)  # of the attention views: their data, and one that draws them
+    assert scripts.count(' type="module"') == 1 and set(scripts) == {' type="module"', ' type="application/json"'}
+    assert scripts.count(' type="application/json"') == page.count('<div class="attention"><img ') >= 3
     assert page.count("data:image/png;base64,") >= 6 and "<math" in page
     assert all(f'id="{path.stem}"' in page for path in NOTEBOOKS)
 
