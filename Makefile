@@ -1,12 +1,14 @@
 # make reproduce   the whole series on the built-in data, from nothing but Python 3.11
 # make test        every test, all notebooks included at a small scale
+# make explore     look at attention in a browser: any picture, any caption
 # make notebooks   the series again, its outputs put into notebooks/ for committing
+# make bench       how fast and how large scoring and training are, beside the loop of the family's public codes
 # make clean-runs  what the commands above made, apart from .venv
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/scenes.yaml
 
-.PHONY: reproduce test notebooks clean-runs
+.PHONY: reproduce test explore notebooks bench clean-runs
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -15,8 +17,14 @@ reproduce: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
+explore: $(VENV)/.installed
+	$(VENV)/bin/bssan explore
+
 notebooks: $(VENV)/.installed
 	$(VENV)/bin/bssan reproduce --config configs/scenes.yaml --out runs/scenes --publish
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks.engine --out benchmarks/results
 
 clean-runs:
 	rm -rf runs prepared

