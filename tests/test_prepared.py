@@ -39,9 +39,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-def run(code: str, folder: Path) -> subprocess.CompletedProcess:
-    """Runs Python code in a process of its own; it finds `raw`, `folder` and this module's names."""
-    start = f"""
+def start(code: str, folder: Path) -> subprocess.Popen:
+    """Python code in a process of its own; it finds `raw`, `folder` and this module's names."""
+    before = f"""
     import os, signal, sys
     sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
     from test_prepared import *
@@ -49,8 +49,15 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess:
     folder = Path({str(folder)!r})
     raw = raw_split(folder)
     """
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(start) + textwrap.dedent(code)], text=True,
-                          capture_output=True, timeout=60)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(before) + textwrap.dedent(code)], text=True, **pipes)
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess:
+    """The same, waited for."""
+    process = start(code, folder)
+    out, said = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, said)
 
 
 def test_everything_comes_back(tmp_path):
@@ -212,26 +219,24 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_two_processes_at_once_end_with_one_whole_split(tmp_path):
-    first = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
-    import sys, time
-    sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
-    from test_prepared import *
-    class Slow(SmallBackbone):
+    first = start("""
+    class Held(SmallBackbone):
         def extract(self, images):
             print("begun", flush=True)
-            time.sleep(1)
+            sys.stdin.readline()  # holds the folder until the test says so
             return super().extract(images)
-    write_split(Path({str(tmp_path)!r}) / "out", raw_split(Path({str(tmp_path)!r})), Slow(), progress=False)
-    """)], stdout=subprocess.PIPE, text=True)
+    write_split(folder / "out", raw, Held(), progress=False)
+    """, tmp_path)
     assert first.stdout.readline() == "begun\n"
-    second = run("""
+    second = start("""
     class Never(SmallBackbone):
         def extract(self, images):
             raise AssertionError("the first process has done it")
     write_split(folder / "out", raw, Never(), progress=False)
     """, tmp_path)
-    assert first.wait(timeout=30) == 0 and second.returncode == 0, second.stderr
-    assert "waiting" in second.stderr
+    assert "waiting" in second.stderr.readline()
+    first.communicate("go on\n", timeout=120)
+    assert first.returncode == 0 and second.communicate(timeout=120)[1] == "" and second.returncode == 0
     assert verify_checksums(tmp_path / "out") == 9
 
 

@@ -51,10 +51,14 @@ def test_features_in_the_fields_format_run_through_all_notebooks(tmp_path):
     data, random = tmp_path / "f30k_precomp", np.random.default_rng(3)
     data.mkdir()
     words = "a man dog ball red runs jumps beach with two children water".split()
+    meanings = random.normal(size=(len(words), 2048)).astype(np.float32)
     for split, images, repeat in (("train", 24, 1), ("dev", 7, 5), ("test", 7, 5)):
-        features = random.random((images, 36, 2048), np.float32)
+        features, lines = random.random((images, 36, 2048), np.float32), []
+        for image in range(images):  # each region shows a word of the image's own, so that there is something to learn
+            shown = random.choice(len(words), 4, replace=False)
+            features[image] += meanings[shown[np.arange(36) % 4]]
+            lines += [" ".join(words[i] for i in random.choice(shown, random.integers(3, 9))) for _ in range(5)]
         np.save(data / f"{split}_ims.npy", features.repeat(repeat, axis=0))
-        lines = [" ".join(random.choice(words, random.integers(3, 9))) for _ in range(5 * images)]
         (data / f"{split}_caps.txt").write_text("\n".join(lines) + "\n")
     found = json.loads((reproduce("precomp", tmp_path, "--data", str(data), settings=SMALL) / "metrics.json").read_text())
     assert (found["split"], found["n_images"], found["n_captions"]) == ("test", 7, 35)

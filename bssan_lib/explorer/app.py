@@ -115,9 +115,9 @@ class Explorer:
             caption = " ".join(words[:MOST_WORDS])
         self.caption = caption[:MOST_LETTERS]
         self.attention = self.photograph.attend(self.caption)
+        self._fill_choices()  # before the view, so that whoever sees the picture finds the lists in line with it
         self.view.data = view_data(self.photograph, self.caption, chosen.labels[row], self.attention)
         self.view.message = "" if caption.strip() else "Type a caption: an empty one is read as one unknown word."
-        self._fill_choices()
         self._show_neighbours()
 
     def take(self, name: str, content: bytes) -> None:
