@@ -13,6 +13,10 @@ is zero, and with r the result
     dr/da = s / sqrt(q) - r G a / q        q = a' G a
     dr/ds = a (1 / sqrt(q) + lambda dr/da)
 
+Other methods make their weights of something else than s, a = softmax_l(lambda p) with logits p of their own; then
+
+    dr/dp = lambda a dr/da                 dr/ds = a / sqrt(q)
+
 Letters: G groups, L attended vectors of a group, Q queries.
 """
 
@@ -40,14 +44,16 @@ class Scratch:
 
 
 def attend(
-    similarity: Tensor, gram: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor | None = None
+    similarity: Tensor, gram: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor | None = None,
+    logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Result r [G, Q], square q [G, Q], and in scratch memory weights a [G, L, Q] and G a [G, L, Q].
 
     similarity: s [G, L, Q]. gram: [G, L, L], perhaps narrower than s: then its products with the weights are too.
-    temperature: lambda, a scalar. mask: [G, L], True where a vector is real.
+    temperature: lambda, a scalar. mask: [G, L], True where a vector is real. logits: p [G, L, Q]; None: s.
     """
-    product = torch.mul(similarity, temperature, out=scratch("product", similarity.shape, similarity))
+    source = similarity if logits is None else logits
+    product = torch.mul(source, temperature, out=scratch("product", similarity.shape, similarity))
     if mask is not None:
         product.masked_fill_(~mask[:, :, None], float("-inf"))
     weights = torch.softmax(product, dim=1, out=scratch("weights", similarity.shape, similarity))
@@ -67,53 +73,60 @@ def _product(gram: Tensor, weights: Tensor, scratch: Scratch, name: str) -> Tens
 
 
 def attend_backward(
-    gradient: Tensor, similarity: Tensor, gram: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients in similarity [G, L, Q] (in scratch memory), gram [G, L, L] and temperature; and the result r [G, Q].
+    gradient: Tensor, similarity: Tensor, gram: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor | None = None,
+    logits: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients in similarity [G, L, Q], gram [G, L, L] and temperature; the result r [G, Q]; the gradient in logits.
 
-    gradient: of the result, [G, Q]. The weights are made again: that costs less than keeping them.
+    gradient: of the result, [G, Q]. logits: as in `attend`; without them the last is None. Gradients [G, L, Q] lie in
+    scratch memory. The weights are made again: that costs less than keeping them.
     """
-    result, square, weights, mixed = attend(similarity, gram, temperature, scratch, mask)
+    result, square, weights, mixed = attend(similarity, gram, temperature, scratch, mask, logits)
     over_dot = (gradient * square.rsqrt())[:, None]  # d loss / d (a . s)
     pull = (gradient * result / square)[:, None]
     over_weights = torch.mul(similarity, over_dot, out=scratch("slope", similarity.shape, similarity))
     over_weights.sub_(mixed.mul_(pull))
-    # a logit moves by lambda ds: its gradient is a over_weights, the softmax's correction being zero
+    # a product lambda p has the gradient a over_weights, the softmax's correction being zero
     over_logits = over_weights.mul_(weights)
-    over_temperature = torch.dot(over_logits.flatten(), similarity.flatten())
+    over_temperature = torch.dot(over_logits.flatten(), (similarity if logits is None else logits).flatten())
     pulled, other = torch.mul(weights, pull, out=mixed), weights
     if gram.dtype != weights.dtype:
         pulled, other = (scratch(name, weights.shape, gram).copy_(part) for name, part in (
             ("narrow weights", pulled), ("narrow product", weights)))
     over_gram = torch.bmm(pulled, other.transpose(1, 2)).mul_(-0.5)
-    over_similarity = over_logits.mul_(temperature).add_(weights.mul_(over_dot))
-    return over_similarity, over_gram, over_temperature, result
+    over_logits, over_similarity = over_logits.mul_(temperature), weights.mul_(over_dot)
+    if logits is None:
+        return over_logits.add_(over_similarity), over_gram, over_temperature, result, None
+    return over_similarity, over_gram, over_temperature, result, over_logits
 
 
 class _AttendedCosine(torch.autograd.Function):
     @staticmethod
-    def forward(context, similarity: Tensor, gram: Tensor, temperature: Tensor, mask: Tensor | None):
-        result, _, weights, _ = attend(similarity, gram, temperature, Scratch(), mask)
-        context.save_for_backward(similarity, gram, temperature, mask)
+    def forward(context, similarity: Tensor, gram: Tensor, temperature: Tensor, mask: Tensor | None, logits: Tensor | None):
+        result, _, weights, _ = attend(similarity, gram, temperature, Scratch(), mask, logits)
+        context.save_for_backward(similarity, gram, temperature, mask, logits)
         context.mark_non_differentiable(weights)
         return result, weights
 
     @staticmethod
     def backward(context, gradient: Tensor, _):
-        similarity, gram, temperature, mask = context.saved_tensors
-        return *attend_backward(gradient, similarity, gram, temperature, Scratch(), mask)[:3], None
+        similarity, gram, temperature, mask, logits = context.saved_tensors
+        *over, _, over_logits = attend_backward(gradient, similarity, gram, temperature, Scratch(), mask, logits)
+        return *over, None, over_logits
 
 
 def attended_cosine(
-    similarity: Tensor, gram: Tensor, temperature: Tensor, mask: Tensor | None = None
+    similarity: Tensor, gram: Tensor, temperature: Tensor, mask: Tensor | None = None, logits: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """x . z / |z| for every query, and the weights; divide by |x| for the cosine.
 
     similarity: s [G, L, Q], in float32 whatever the precision of its product. gram: [G, L, L]. temperature: lambda, a
-    scalar tensor. mask: [G, L], True where a vector is real; None: all are.
+    scalar tensor. mask: [G, L], True where a vector is real; None: all are. logits: p [G, L, Q] that the weights are
+    made of; None: s itself.
     Returns the result [G, Q], differentiable, and the weights [G, L, Q], which sum to one over L and carry no
     gradient: they are for looking at.
     """
     with torch.autocast(similarity.device.type, enabled=False):
         wide = torch.promote_types(similarity.dtype, torch.float32)
-        return _AttendedCosine.apply(similarity.to(wide).contiguous(), gram.to(wide), temperature.to(wide), mask)
+        logits = None if logits is None else logits.to(wide).contiguous()
+        return _AttendedCosine.apply(similarity.to(wide).contiguous(), gram.to(wide), temperature.to(wide), mask, logits)

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from bssan_lib.config import ModelConfig, config_from_dict
 from bssan_lib.data.vocabulary import Vocabulary
+from bssan_lib.encoders import Matcher
 from bssan_lib.errors import CheckpointError, ConfigError
-from bssan_lib.model import BSSAN
+from bssan_lib.peers import build_model
 
 FILES = ("model.safetensors", "config.json", "vocabulary.json")
 
@@ -32,7 +33,7 @@ class Checkpoint:
     info: epoch, step, seed and dev metrics of the moment it was saved.
     """
 
-    model: BSSAN
+    model: Matcher
     vocabulary: Vocabulary
     backbone: dict | None
     info: dict
@@ -57,7 +58,7 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
         ) from error
 
 
-def save_checkpoint(folder: Path | str, model: BSSAN, vocabulary: Vocabulary, backbone: dict | None, info: dict) -> None:
+def save_checkpoint(folder: Path | str, model: Matcher, vocabulary: Vocabulary, backbone: dict | None, info: dict) -> None:
     """Writes the three files; the weights last, since a folder with weights counts as complete."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ def load_checkpoint(folder: Path | str, device: str | torch.device = "cpu") -> C
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings = config_from_dict(config["model"], ModelConfig)
-        model = BSSAN(settings, len(vocabulary), config["dimension"], config["place"])
+        model = build_model(settings, len(vocabulary), config["dimension"], config["place"])
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: not the settings of a checkpoint ({error}).") from error
     if config.get("vocabulary_sha256") != vocabulary.sha256:

@@ -25,14 +25,16 @@ from .errors import ConfigError
 class DataConfig:
     """Where pictures and captions come from and how a picture becomes regions."""
 
-    source: Literal["scenes", "flickr8k", "precomp"] = "scenes"  # drawn, photographs, or features in place
-    folder: str | None = None  # the raw data (flickr8k, precomp); scenes: where pictures are drawn
+    source: Literal["scenes", "flickr8k", "karpathy", "precomp"] = "scenes"  # drawn, photographs, or features in place
+    folder: str | None = None  # the data (flickr8k, karpathy, precomp); scenes: where pictures are drawn
     prepared: str | None = None  # where features are kept; None: prepared/<source>-<8 hex of these settings>
     images: int = 3000  # scenes only: how many are drawn
     seed: int = 1  # scenes only: what is drawn
     backbone: str = "efficientnet_lite0"  # the frozen network that turns a picture into regions
     image_size: int = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the backbone; auto: bfloat16 where it is fast
+    features: Literal["map", "stage"] = "map"  # kept: the last map, or what the last stage reads (model.tune_stage)
+    views: int = 0  # further views kept of each training picture: mirrored, then parts of it; training draws among them
     windows: list[int] = field(default_factory=lambda: [3, 5])  # objects: square windows of so many cells
     min_word_count: int = 4  # a word rarer than this in the training captions is <unk>
     entities: str | None = None  # Flickr30K Entities, zip or folder; None: looked for in the data folder
@@ -40,13 +42,18 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """The two directions of attention and what they share."""
+    """The two directions of attention and what they share; and the other methods that can stand in their place."""
 
+    method: Literal["bssan", "vse++", "scan-t2i", "scan-i2t"] = "bssan"  # a published peer instead: see peers.py
+    pooling: Literal["avg", "lse"] = "avg"  # SCAN only: a mean or LogSumExp over words (t2i) or regions (i2t)
     joint_size: int = 512  # d, the size in which words and regions meet
     word_size: int = 300  # a word's vector before the LSTM
-    lstm_layers: int = 1  # bidirectional, the two directions averaged
+    encoder: Literal["bilstm", "lstm", "bigru", "gru"] = "bilstm"  # reads words; bi: both directions, averaged
+    lstm_layers: int = 1  # of the encoder, whichever it is
     reading: Literal["states", "inputs"] = "states"  # W2R (a) attends with LSTM states, (b) feeds the LSTM
     direction: Literal["joint", "w2r", "o2w"] = "joint"  # which direction scores
+    bilinear: bool = True  # words meet regions through a learned matrix W; False: in a plain product, W being the identity
+    tune_stage: bool = False  # the backbone's last stage is part of the model and tuned; needs data.features: stage
     place: bool = True  # a linear term of the box is added to each region
     dropout: float = 0.2  # of word vectors and of word states
     region_dropout: float = 0.0  # of whole channels of an image's features
@@ -56,7 +63,8 @@ class ModelConfig:
     temperature_o: float = 9.0  # lambda_o of the softmax over words
     learn_temperature: bool = True  # both lambdas are learned from there
     global_size: int = 128  # numbers of the one vector that stands for a picture or caption in a large gallery; 0: none
-    learn_gate: bool = True  # g of S = g s_w2r + (1 - g) s_o2w is learned; False: one half
+    global_term: bool = False  # S takes a learned share of the global vectors' product too, which then moves attention
+    gate: Literal["learned", "half", "pair"] = "learned"  # g of S = g s_w2r + (1 - g) s_o2w; pair: of each image and caption
 
 
 @dataclass
@@ -68,13 +76,15 @@ class TrainingConfig:
     batch_size: int = 128  # pairs of image and caption
     accumulation_steps: int = 1  # a batch's pairs are scored in so many parts, for less memory; its negatives stay all
     learning_rate: float = 5e-4  # AdamW, at the end of the warm-up
-    weight_decay: float = 1e-2  # AdamW
+    stage_share: float = 0.2  # of the learning rate, for the backbone's last stage where it is tuned
+    weight_decay: float = 1e-2  # AdamW; not of the last stage
     warmup_steps: int = 100  # steps of linear warm-up before the cosine
     clip_norm: float = 2.0  # largest norm of the gradient
     loss: Literal["hinge", "infonce"] = "hinge"  # ranking loss, in both directions
     margin: float = 0.2  # hinge only
     warmup_epochs_all_negatives: int = 1  # hinge only: epochs before the hardest negative alone counts
     inverse_temperature: float = 20.0  # InfoNCE only
+    average: float = 0.0  # decay of an average of the weights over steps, which is what dev measures; 0: none
     direction_weight: float = 0.5  # of each direction's own loss beside the joint score's; 0: the joint score alone
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # by accelerate; auto: bf16 where it is fast
     dev_images: int = 1000  # so many images of dev, with their captions, choose the best epoch
@@ -182,6 +192,7 @@ def prepared_folder(data: DataConfig) -> Path:
         key: getattr(data, key)
         for key in ("source", "backbone", "image_size", "precision", "windows", "entities")
     }
+    kept |= {key: value for key, value in (("features", data.features), ("views", data.views)) if value not in ("map", 0)}
     kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
     if data.source == "scenes":
         kept |= {"images": data.images, "seed": data.seed}

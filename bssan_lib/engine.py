@@ -75,7 +75,7 @@ class _ScorePairs(torch.autograd.Function):
         if differentiable and not shared and "o2w" in directions:
             by_word = words @ objects.flatten(0, 1).T
         scratch = Scratch()
-        for tile, block, similarity, turned in _similarities(
+        for tile, block, similarity, turned in similarities(
             regions, objects, words, word_gram, by_region, by_word, tiles, directions, scratch
         ):
             count = tile.last - tile.first
@@ -104,7 +104,7 @@ class _ScorePairs(torch.autograd.Function):
             ("region_gram", region_gram.to(word_gram.dtype)), ("word_gram", word_gram), ("word_scale", word_scale),
             ("object_scale", object_scale), ("temperature_w", temperature_w), ("temperature_o", temperature_o))}
         scratch, other = Scratch(), Scratch()
-        for tile, block, similarity, turned in _similarities(
+        for tile, block, similarity, turned in similarities(
             regions, objects, words, word_gram, by_region, by_word, context.tiles, context.directions, scratch
         ):
             count, columns, rows = tile.last - tile.first, slice(tile.start, tile.stop), slice(tile.first, tile.last)
@@ -112,7 +112,7 @@ class _ScorePairs(torch.autograd.Function):
             slope_by_region = None
             if similarity is not None and "w2r" in context.directions:
                 gradient = (over_w2r[block, rows] / tile.length).repeat_interleave(tile.length, 1)  # [b, words]
-                slope_by_region, gram_slope, heat, result = attend_backward(
+                slope_by_region, gram_slope, heat, result, _ = attend_backward(
                     gradient * word_scale[columns], similarity, region_gram[block], temperature_w, scratch)
                 over["word_scale"][columns] += (gradient * result).sum(0)
                 over["region_gram"][block] += gram_slope
@@ -121,7 +121,7 @@ class _ScorePairs(torch.autograd.Function):
             if turned is not None:
                 own_gram = word_gram[rows, : tile.length, : tile.length]
                 gradient = (over_o2w[block, rows] / vectors).T.repeat_interleave(vectors, 1)  # [captions, b M]
-                slope, gram_slope, heat, result = attend_backward(
+                slope, gram_slope, heat, result, _ = attend_backward(
                     gradient * object_scale[block].flatten(), turned, own_gram, temperature_o, other)
                 over["object_scale"][block] += (gradient * result).sum(0).view(-1, vectors)
                 over["word_gram"][rows, : tile.length, : tile.length] += gram_slope
@@ -132,7 +132,7 @@ class _ScorePairs(torch.autograd.Function):
                 else:
                     slope_by_region = slope.T if slope_by_region is None else slope_by_region.add_(slope.T)
             if slope_by_region is not None:
-                _part(over_by_region, block, regions.shape[1], columns).copy_(slope_by_region)
+                part(over_by_region, block, regions.shape[1], columns).copy_(slope_by_region)
         over_regions, over_objects, over_words = None, None, 0.0
         if over_by_region is not None:
             over_regions = (over_by_region @ words).view_as(regions)
@@ -144,11 +144,12 @@ class _ScorePairs(torch.autograd.Function):
         return over_regions, over_objects, over_words, *over.values(), None, None
 
 
-def _part(matrix: Tensor, block: slice, vectors: int, columns: slice) -> Tensor:
+def part(matrix: Tensor, block: slice, vectors: int, columns: slice) -> Tensor:
+    """The affinities of some images with some words. matrix: [B K, W]. vectors: K. Returns [b K, columns]."""
     return matrix[block.start * vectors : block.stop * vectors, columns]
 
 
-def _similarities(regions, objects, words, like, by_region, by_word, tiles, directions, scratch):
+def similarities(regions, objects, words, like, by_region, by_word, tiles, directions, scratch):
     """For each tile and block of images: s [b, K, words] and its counterpart [captions, T, b M], None if not wanted.
 
     They lie in scratch memory, in the dtype of `like`, made from the kept affinities where there are any.
@@ -168,7 +169,7 @@ def _similarities(regions, objects, words, like, by_region, by_word, tiles, dire
         for block in _image_blocks(len(regions), max(K, M), tile, like.device.type):
             similarity = turned = None
             if shared or "w2r" in directions:
-                kept = None if by_region is None else _part(by_region, block, K, columns)
+                kept = None if by_region is None else part(by_region, block, K, columns)
                 similarity = product("by region", regions[block].flatten(0, 1), words[columns], kept)
             if "o2w" in directions and shared:
                 turned = scratch("by word", similarity.shape[::-1], like).copy_(similarity.T)
@@ -182,6 +183,25 @@ def _similarities(regions, objects, words, like, by_region, by_word, tiles, dire
             )
 
 
+def product_dtype(regions: Tensor, products: torch.dtype | None) -> torch.dtype:
+    """The dtype of the large products: the one asked for, that of autocast, or that of the regions."""
+    device = regions.device.type
+    return products or (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else regions.dtype)
+
+
+def pack(words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tile], Tensor]:
+    """Captions sorted by length: words [C, T, d], the same without padding [W, d], tiles, and the way back [C].
+
+    words: [C, T, d], padded anyhow. lengths: [C]. Scores [B, C] of sorted captions are s[:, back] of those given.
+    """
+    ordered = lengths.cpu().sort(stable=True)
+    tiles = tiles_of(ordered.values.tolist(), TILE_WORDS[words.device.type])
+    order = ordered.indices.to(words.device)
+    words = words[order]
+    place = torch.arange(words.shape[1], device=words.device) < lengths[order, None]
+    return words, words[place], tiles, order.argsort()
+
+
 def score_pairs(
     regions: Tensor, objects: Tensor | None, words: Tensor, lengths: Tensor, temperature_w: Tensor, temperature_o: Tensor,
     directions: tuple[str, ...] = DIRECTIONS, products: torch.dtype | None = None,
@@ -193,17 +213,10 @@ def score_pairs(
     the large matrix products, such as torch.bfloat16; None: that of autocast, else of the regions. Softmax, Gram
     products and sums are float32, or float64 for such input.
     """
-    device = regions.device.type
-    if products is None:
-        products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else regions.dtype
-    with torch.autocast(device, enabled=False):
+    products = product_dtype(regions, products)
+    with torch.autocast(regions.device.type, enabled=False):
         wide = torch.promote_types(regions.dtype, torch.float32)
-        ordered = lengths.cpu().sort(stable=True)
-        tiles = tiles_of(ordered.values.tolist(), TILE_WORDS[device])
-        order = ordered.indices.to(words.device)
-        words = words[order].to(wide)
-        place = torch.arange(words.shape[1], device=words.device) < lengths[order, None]
-        packed = words[place]  # [W, d]
+        words, packed, tiles, back = pack(words.to(wide), lengths)
         if directions == ("o2w",):  # nothing to share: the affinity is made the way round that O2W reads it
             objects = regions if objects is None else objects
         seen = regions if objects is None else objects
@@ -212,5 +225,4 @@ def score_pairs(
             gram(regions.to(wide)).to(products), gram(words), 1 / safe_norm(packed), 1 / safe_norm(seen.to(wide)),
             temperature_w.to(wide), temperature_o.to(wide), tiles, directions,
         )
-        back = order.argsort()
         return w2r[:, back], o2w[:, back]

@@ -27,7 +27,7 @@ INVERSE_TEMPERATURE, LEARNING_RATE, WARMUP = 20.0, 2e-3, 50
 @torch.inference_mode()
 def _codes(model: BSSAN, split: PreparedSplit, words: Words) -> tuple[torch.Tensor, torch.Tensor]:
     """Regions [N, K, d] and words [C, T, d] of a split, float16."""
-    device, images = model.bilinear.weight.device, np.arange(len(split.ids))
+    device, images = model.device, np.arange(len(split.ids))
     regions = []
     for start in tqdm(range(0, len(images), 64), desc="regions", unit="batch"):
         part = image_batch(split, images[start : start + 64], device)
@@ -51,6 +51,8 @@ def add_global_vectors(
     already, or whose words have no vectors without an image (reading (b)), and where features do not fit.
     """
     old = checkpoint.model
+    if old.config.method != "bssan":
+        raise CheckpointError(f"{checkpoint.folder}: a checkpoint of {old.config.method}, not of BSSAN; nothing was added.")
     if old.has_global or old.config.reading == "inputs":
         why = "has global vectors already" if old.has_global else "is of reading (b), which has no words without an image"
         raise CheckpointError(f"{checkpoint.folder}: this checkpoint {why}; nothing was added.")
@@ -58,7 +60,7 @@ def add_global_vectors(
     torch.manual_seed(seed)
     model = BSSAN(replace(old.config, global_size=size), old.vocabulary_size, old.dimension, old.has_place)
     model.load_state_dict(old.state_dict(), strict=False)
-    device = old.bilinear.weight.device
+    device = old.device
     model.to(device).eval()
     words = Words(train.captions, checkpoint.vocabulary)
     regions, read = _codes(model, train, words)

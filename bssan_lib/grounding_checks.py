@@ -22,7 +22,7 @@ from bssan_lib.checkpoint import Checkpoint
 from bssan_lib.data.prepared import PreparedSplit, list_splits, open_prepared
 from bssan_lib.data.raw import Phrase
 from bssan_lib.grounding import Measured, phrase_maps
-from bssan_lib.model import BSSAN
+from bssan_lib.peers import build_model
 from bssan_lib.progress import tqdm
 from bssan_lib.region_maps import box_areas, layout, share_inside, target
 from bssan_lib.scoring import attend
@@ -82,8 +82,8 @@ def untrained(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:
     model = checkpoint.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = BSSAN(model.config, model.vocabulary_size, model.dimension, model.has_place)
-    return replace(checkpoint, model=fresh.to(model.bilinear.weight.device).eval(), folder=None)
+        fresh = build_model(model.config, model.vocabulary_size, model.dimension, model.has_place)
+    return replace(checkpoint, model=fresh.to(model.device).eval(), folder=None)
 
 
 def add_attention(

@@ -4,7 +4,8 @@
     accelerate launch --multi_gpu --num_processes 8 -m bssan_lib train --config configs/precomp.yaml --data DIR
     ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m bssan_lib train ...      the same on processors
 
-What is trained is what notebook 04 trains, and it lies where notebook 04 looks for it.
+What is trained is what notebook 04 trains, and it lies where notebook 04 looks for it; or, where `model.method` names one,
+a published peer (`bssan_lib.peers`).
 """
 
 import os
@@ -14,8 +15,8 @@ import torch
 from accelerate import PartialState, debug_launcher, notebook_launcher
 
 from bssan_lib.data import Vocabulary, open_prepared, prepare
-from bssan_lib.model import BSSAN
 from bssan_lib.parallel import process_state
+from bssan_lib.peers import build_model
 from bssan_lib.runs import Run, set_seed
 from bssan_lib.training import Trainer
 
@@ -36,7 +37,7 @@ def make_trainer(run: Run, progress: bool = True, on_epoch: Callable[[list[dict]
     train, dev = (open_prepared(run.prepared, name) for name in ("train", "dev"))
     vocabulary = Vocabulary.load(run.folder / "vocabulary.json")
     torch.manual_seed(config.seed)
-    model = BSSAN(config.model, len(vocabulary), train.sizes["dimension"], train.boxes is not None)
+    model = build_model(config.model, len(vocabulary), train.sizes["dimension"], train.boxes is not None)
     return Trainer(
         model, vocabulary, train, dev, config.training, run.checkpoints, config.seed, train.meta.get("backbone"),
         progress, on_epoch,

@@ -67,11 +67,12 @@ def ranking_loss(scores: Tensor, negative: Tensor, epoch: int, training: Trainin
 def batch_loss(pairs: PairScores, image_rows: Tensor, epoch: int, training: TrainingConfig, direction: str) -> Tensor:
     """The joint score's ranking loss and, weighted, each direction's own, so that neither rests on the other.
 
-    pairs: scores [B, B]. image_rows: [B]. direction: of the model; one alone has its own loss and nothing to add.
+    pairs: scores [B, B]. image_rows: [B]. direction: of the model; one alone has its own loss and nothing to add, and
+    neither has a method without both directions.
     """
     negative = negatives(image_rows)
     loss = ranking_loss(pairs.joint, negative, epoch, training)
-    if direction != "joint" or training.direction_weight == 0:
+    if direction != "joint" or training.direction_weight == 0 or pairs.w2r is None or pairs.o2w is None:
         return loss
     own = sum(ranking_loss(scores, negative, epoch, training) for scores in (pairs.w2r, pairs.o2w))
     return (loss + training.direction_weight * own) / (1 + 2 * training.direction_weight)

@@ -7,24 +7,36 @@
     global   e_v = norm(E sum_k a_k v_k)       a = softmax_k(p . v_k); e_c likewise from the words u_t: one vector
                                               a picture or caption, the first stage of search, no part of S
 
+Switches of `ModelConfig` take a part away or put another in its place, to see what it is worth:
+
+    bilinear: false     u_t = h_t
+    gate: half          g = 1/2
+    gate: pair          g = sigmoid(a . mean_k v_k + b . mean_t u_t + c), of each image and caption
+    global_term: true   S = (1 - c) (g s_w2r + (1 - g) s_o2w) + c e_v . e_c , c a learned share: now a part of S
+    encoder             which recurrent network makes h_t
+    tune_stage: true    x_k and z_m come from the backbone's last stage, which is tuned along: see stage.py
+
 The unification of W2R and O2W in one deep model is the paper's (DOI 10.1109/TIP.2018.2882225); sizes, norms,
 places, gate and temperatures are ours.
 
 Letters: B images, C captions, K regions, M objects, T words, D feature size, d joint size, e global size.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bssan_lib.config import ModelConfig
+from bssan_lib.encoders import GlobalVector, Matcher, VisualProjection, read_words, recurrent
 from bssan_lib.engine import DIRECTIONS, score_pairs
+from bssan_lib.errors import ConfigError
 from bssan_lib.o2w import o2w_scores
 from bssan_lib.w2r import affinity, length_mask, safe_norm, w2r_scores, w2r_weights
 
-PADDING, UNKNOWN = 0, 1  # rows of every vocabulary
+GLOBAL_SHARE = 0.25  # c of the global vectors in the score, where training starts
 
 
 @dataclass
@@ -61,103 +73,81 @@ class CaptionCodes:
 class PairScores:
     """Scores [B, C] of every image with every caption, and the weights behind them when they were asked for.
 
-    w2r_weights: [B, K, C, T], sums to one over K. o2w_weights: [C, T, B, M], sums to one over T.
+    w2r, o2w: None in methods without such a part. w2r_weights: [B, K, C, T], sums to one over K. o2w_weights:
+    [C, T, B, M], sums to one over T. gate: the share of W2R, [B, C] or one for all pairs.
     """
 
     joint: Tensor
-    w2r: Tensor
-    o2w: Tensor
+    w2r: Tensor | None
+    o2w: Tensor | None
     w2r_weights: Tensor | None = None
     o2w_weights: Tensor | None = None
+    gate: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "PairScores":
+        """Changed scores, those that are there; without weights and gate."""
+        return PairScores(*(None if part is None else change(part) for part in (self.joint, self.w2r, self.o2w)))
 
 
-def place_features(boxes: Tensor) -> Tensor:
-    """Where a box is and how large. boxes: [..., 4] x1 y1 x2 y2 in 0..1 -> [..., 6] centre, width, height, their product, 1."""
-    centre = (boxes[..., :2] + boxes[..., 2:]) - 1.0
-    size = boxes[..., 2:] - boxes[..., :2]
-    return torch.cat([centre, size, size[..., :1] * size[..., 1:], torch.ones_like(size[..., :1])], dim=-1)
-
-
-class VisualProjection(nn.Module):
-    """norm(A x + P b): a feature of the backbone into the joint space, with its place where boxes are known."""
-
-    def __init__(self, dimension: int, joint_size: int, place: bool, dropout: float):
-        super().__init__()
-        self.project = nn.Linear(dimension, joint_size)
-        self.place = nn.Linear(6, joint_size, bias=False) if place else None
-        self.dropout = nn.Dropout(dropout)
-        if place:
-            nn.init.zeros_(self.place.weight)  # starts as the model without places
-
-    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
-        """features: [B, K, D]. boxes: [K, 4] or [B, K, 4]. Returns [B, K, d] of norm one."""
-        # One mask an image, so that a channel cannot be read off a neighbouring region.
-        projected = self.project(features * self.dropout(torch.ones_like(features[:, :1])))
-        if self.place is not None and boxes is not None:
-            projected = projected + self.place(place_features(boxes))
-        return projected / safe_norm(projected)[..., None]
-
-
-class GlobalVector(nn.Module):
-    """norm(E sum_l a_l y_l), a = softmax_l(p . y_l): one vector for a set of regions or words."""
-
-    def __init__(self, joint_size: int, size: int):
-        super().__init__()
-        self.pool = nn.Linear(joint_size, 1, bias=False)
-        self.project = nn.Linear(joint_size, size)
-        nn.init.zeros_(self.pool.weight)  # starts as the mean
-
-    def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
-        """vectors: [N, L, d]. mask: [N, L], True where a vector is real; None: all are. Returns [N, e] of norm one."""
-        logits = self.pool(vectors).float()
-        if mask is not None:
-            logits = logits.masked_fill(~mask[..., None], float("-inf"))
-        projected = self.project((vectors * torch.softmax(logits, dim=1)).sum(1)).float()
-        return projected / safe_norm(projected)[..., None]
-
-
-class BSSAN(nn.Module):
+class BSSAN(Matcher):
     """Bi-directional attention between the words of a caption and the regions of an image.
 
     config: sizes and choices. vocabulary_size: rows of the word table. dimension: D. place: whether boxes are known.
+    Raises ConfigError for choices that exclude each other.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, dimension: int, place: bool):
-        super().__init__()
-        self.config, self.vocabulary_size, self.dimension = config, vocabulary_size, dimension
-        self.has_place = bool(place and config.place)
+        super().__init__(config, vocabulary_size, dimension, place)
+        _check(config)
         d = config.joint_size
-        self.embed = nn.Embedding(vocabulary_size, config.word_size, padding_idx=PADDING)
         seen = d if config.reading == "inputs" else 0
-        self.lstm = nn.LSTM(
-            config.word_size + seen, d, config.lstm_layers, batch_first=True, bidirectional=True,
-            dropout=config.dropout if config.lstm_layers > 1 else 0.0,
-        )
+        # Called by its usual name whatever the encoder, so that checkpoints keep theirs.
+        self.lstm = recurrent(config.encoder, config.word_size + seen, d, config.lstm_layers, config.dropout)
         self.look = nn.Linear(config.word_size, d, bias=False) if seen else None
-        self.bilinear = nn.Linear(d, d, bias=False)
-        self.regions = VisualProjection(dimension, d, self.has_place, config.region_dropout)
+        self.bilinear = nn.Linear(d, d, bias=False) if config.bilinear else nn.Identity()
+        self.regions = VisualProjection(self.feature_size, d, self.has_place, config.region_dropout)
         if not config.tie_projections:
-            self.objects = VisualProjection(dimension, d, self.has_place, config.region_dropout)
+            self.objects = VisualProjection(self.feature_size, d, self.has_place, config.region_dropout)
         self.has_global = config.global_size > 0 and not seen  # reading (b) has no words without an image
         if self.has_global:
             self.global_image, self.global_caption = (GlobalVector(d, config.global_size) for _ in range(2))
-        self.dropout = nn.Dropout(config.dropout)
         self.log_temperature_w = nn.Parameter(torch.tensor(float(config.temperature_w)).log())
         self.log_temperature_o = nn.Parameter(torch.tensor(float(config.temperature_o)).log())
         self.gate_logit = nn.Parameter(torch.zeros(()))
         for parameter in (self.log_temperature_w, self.log_temperature_o):
             parameter.requires_grad_(config.learn_temperature)
-        self.gate_logit.requires_grad_(config.learn_gate and config.direction == "joint")
+        self.gate_logit.requires_grad_(config.gate != "half" and config.direction == "joint")
+        if self.has_pair_gate:
+            self.gate_region, self.gate_word = (nn.Parameter(torch.zeros(d)) for _ in range(2))
+        if config.global_term:
+            self.global_logit = nn.Parameter(torch.tensor(math.log(GLOBAL_SHARE / (1 - GLOBAL_SHARE))))
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
-        nn.init.eye_(self.bilinear.weight)
+        if config.bilinear:
+            nn.init.eye_(self.bilinear.weight)
+
+    @property
+    def has_pair_gate(self) -> bool:
+        """Whether each image and caption have a gate of their own."""
+        return self.config.gate == "pair" and self.config.direction == "joint"
 
     @property
     def gate(self) -> Tensor:
-        """g, the share of W2R in the joint score: learned, or 1 or 0 where only one direction is used."""
+        """g, the share of W2R in the joint score: learned, or 1 or 0 where only one direction is used.
+
+        Of gates of pairs, the part that all have in common: sigmoid(c).
+        """
         fixed = {"w2r": 1.0, "o2w": 0.0}.get(self.config.direction)
         return self.gate_logit.sigmoid() if fixed is None else self.gate_logit.new_tensor(fixed)
 
-    def encode_images(
+    def gates(self, images: ImageCodes, captions: CaptionCodes) -> Tensor:
+        """g of every image with every caption: [B, C], or a scalar where one serves all pairs."""
+        if not self.has_pair_gate:
+            return self.gate
+        image = (images.regions.mean(1) * self.gate_region).sum(-1)  # [B]
+        caption = (captions.words.sum(1) * self.gate_word).sum(-1) / captions.lengths  # [C], words being zero at padding
+        return (image[:, None] + caption[None, :] + self.gate_logit).sigmoid()
+
+    def project_images(
         self, regions: Tensor, objects: Tensor | None, boxes: Tensor | None = None, object_boxes: Tensor | None = None
     ) -> ImageCodes:
         """regions [B, K, D], objects [B, M, D] or None (the regions), boxes [K, 4] or [B, K, 4] -> codes [B, K, d], [B, M, d]."""
@@ -176,17 +166,9 @@ class BSSAN(nn.Module):
         """One vector a caption [C, e] of norm one."""
         return self.global_caption(captions.words, length_mask(captions.lengths, captions.words.shape[1]))
 
-    def _drop_words(self, tokens: Tensor) -> Tensor:
-        if not self.training or self.config.word_dropout == 0:
-            return tokens
-        dropped = torch.rand(tokens.shape, device=tokens.device) < self.config.word_dropout
-        return tokens.masked_fill(dropped & (tokens != PADDING), UNKNOWN)
-
     def _states(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """h_t of norm one: [C, T, input] -> [C, T, d], zero at padding."""
-        packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        both, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=inputs.shape[1])
-        states = self.dropout(both.unflatten(-1, (2, -1)).mean(-2))
+        states = self.dropout(read_words(self.lstm, inputs, lengths))
         return states / safe_norm(states)[..., None]
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionCodes:
@@ -194,7 +176,7 @@ class BSSAN(nn.Module):
 
         Reading (b) has no states without an image: its words are left empty and the tokens are kept.
         """
-        tokens = self._drop_words(tokens)
+        tokens = self.drop_words(tokens)
         if self.config.reading == "inputs":
             return CaptionCodes(tokens.new_zeros(*tokens.shape, 1, dtype=torch.float32), lengths, tokens)
         states = self._states(self.dropout(self.embed(tokens)), lengths)
@@ -218,16 +200,24 @@ class BSSAN(nn.Module):
         if weights:
             w2r, alpha = w2r_scores(images.regions, captions.words, captions.lengths, temperatures[0])
             o2w, beta = o2w_scores(images.objects, captions.words, captions.lengths, temperatures[1])
-            return PairScores(self._joint(w2r, o2w), w2r, o2w, alpha, beta)
+            return self._paired(images, captions, w2r, o2w, alpha, beta)
         objects = None if images.objects is images.regions else images.objects
         directions = (self.config.direction,) if self.training and self.config.direction != "joint" else DIRECTIONS
         w2r, o2w = score_pairs(
             images.regions, objects, captions.words, captions.lengths, *temperatures, directions, products
         )
-        return PairScores(self._joint(w2r, o2w), w2r, o2w)
+        return self._paired(images, captions, w2r, o2w)
 
-    def _joint(self, w2r: Tensor, o2w: Tensor) -> Tensor:
-        return self.gate * w2r + (1 - self.gate) * o2w
+    def _paired(self, images: ImageCodes, captions: CaptionCodes, w2r: Tensor, o2w: Tensor, *weights: Tensor) -> PairScores:
+        """The joint score from those of both directions [B, C] and, where the settings say so, the global vectors."""
+        gate = self.gates(images, captions)
+        joint = gate * w2r + (1 - gate) * o2w
+        if self.config.global_term:
+            share = self.global_logit.sigmoid()
+            image, caption = self.image_vectors(images), self.caption_vectors(captions)
+            with torch.autocast(self.device.type, enabled=False):
+                joint = (1 - share) * joint + share * (image @ caption.T)
+        return PairScores(joint, w2r, o2w, *(weights or (None, None)), gate)
 
     def _score_by_inputs(self, images: ImageCodes, captions: CaptionCodes, weights: bool, products) -> PairScores:
         """Reading (b): a first look by the word alone joins it in the LSTM's input; the states then look again.
@@ -244,25 +234,30 @@ class BSSAN(nn.Module):
             codes = CaptionCodes(self.bilinear(states), captions.lengths, captions.tokens)
             scored.append(self._join(one, codes, weights, products))
         joint, w2r, o2w = (torch.cat([getattr(pair, name) for pair in scored]) for name in ("joint", "w2r", "o2w"))
+        gate = torch.cat([pair.gate for pair in scored]) if self.has_pair_gate else self.gate
         if not weights:
-            return PairScores(joint, w2r, o2w)
+            return PairScores(joint, w2r, o2w, gate=gate)
         alpha = torch.cat([pair.w2r_weights for pair in scored])
-        return PairScores(joint, w2r, o2w, alpha, torch.cat([pair.o2w_weights for pair in scored], dim=2))
-
-    def summary(self) -> dict:
-        """What a metrics file says of the model: its settings, size, temperatures and gate."""
-        return {
-            **asdict(self.config),
-            "vocabulary_size": self.vocabulary_size,
-            "dimension": self.dimension,
-            "parameters": sum(p.numel() for p in self.parameters()),
-            "learned": self.learned(),
-        }
+        return PairScores(joint, w2r, o2w, alpha, torch.cat([pair.o2w_weights for pair in scored], dim=2), gate)
 
     def learned(self) -> dict[str, float]:
-        """The three numbers worth watching: both inverse temperatures and the gate."""
-        return {
+        """The numbers worth watching: both inverse temperatures, the gate and, where it scores, the global vectors' share."""
+        numbers = {
             "temperature_w": self.log_temperature_w.exp().item(),
             "temperature_o": self.log_temperature_o.exp().item(),
             "gate": self.gate.item(),
         }
+        return {**numbers, "global_share": self.global_logit.sigmoid().item()} if self.config.global_term else numbers
+
+
+def _check(config: ModelConfig) -> None:
+    if config.method != "bssan":
+        raise ConfigError(
+            f"model.method: {config.method} is another method than BSSAN, which is what this notebook or call builds. "
+            "Train it with `bssan train`, or build it with bssan_lib.peers.build_model."
+        )
+    if config.global_term and (config.global_size == 0 or config.reading == "inputs"):
+        raise ConfigError(
+            "model.global_term: true needs global vectors, which model.reading: inputs and model.global_size: 0 are "
+            f"without; got reading {config.reading} and global_size {config.global_size}."
+        )

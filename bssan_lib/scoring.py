@@ -23,8 +23,8 @@ from bssan_lib.batches import Words, image_batch
 from bssan_lib.checkpoint import Checkpoint
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import tokenize
+from bssan_lib.encoders import Matcher
 from bssan_lib.errors import CheckpointError, ConfigError
-from bssan_lib.model import BSSAN
 from bssan_lib.parallel import process_state
 
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -37,13 +37,15 @@ WORD_BYTES = 128  # a word takes so many bytes for each of the d numbers while i
 class Scores:
     """Scores [N, C] float32 of every image with every caption; beyond the budget they lie in temporary files.
 
-    seconds: {"encode": s, "score": s}.
+    w2r, o2w: None in methods without such a part. seconds: {"encode": s, "score": s}. gate: the mean share of W2R over
+    what was scored, None where there is none.
     """
 
     joint: np.ndarray
-    w2r: np.ndarray
-    o2w: np.ndarray
+    w2r: np.ndarray | None
+    o2w: np.ndarray | None
     seconds: dict[str, float]
+    gate: float | None = None
 
 
 @dataclass
@@ -51,15 +53,16 @@ class Attention:
     """The attention of one image and one caption, from the function that scored them.
 
     w2r: [T, K], each row (a word) sums to one over regions. o2w: [M, T], each row (an object) sums to one over words.
+    A direction that a method lacks is None, and so are its score and the gate. gate: the share of W2R, of this pair.
     """
 
-    w2r: np.ndarray
-    o2w: np.ndarray
+    w2r: np.ndarray | None
+    o2w: np.ndarray | None
     words: list[str]
     score: float
-    score_w2r: float
-    score_o2w: float
-    gate: float
+    score_w2r: float | None
+    score_o2w: float | None
+    gate: float | None
 
 
 def parse_memory(text: str | int) -> int:
@@ -70,7 +73,7 @@ def parse_memory(text: str | int) -> int:
     return int(float(found[1]) * UNITS[found[2].upper()])
 
 
-def check_features(model: BSSAN, split: PreparedSplit) -> None:
+def check_features(model: Matcher, split: PreparedSplit) -> None:
     """Raises CheckpointError unless the split's features have the size the model was trained on."""
     if split.regions.shape[2] != model.dimension:
         raise CheckpointError(
@@ -89,7 +92,7 @@ def check_backbone(checkpoint: Checkpoint, split: PreparedSplit) -> None:
         return
     differ = [
         f"{key} {given.get(key)!r}, trained on {trained.get(key)!r}"
-        for key in ("name", "image_size", "preprocessing", "weights_sha256")
+        for key in ("name", "features", "image_size", "preprocessing", "weights_sha256")
         if given.get(key) != trained.get(key)
     ]
     if differ:
@@ -125,7 +128,7 @@ def product_type(precision: str) -> torch.dtype:
 
 @torch.inference_mode()
 def score_model(
-    model: BSSAN, split: PreparedSplit, words: Words, memory: str | int = "1GiB", images: np.ndarray | None = None,
+    model: Matcher, split: PreparedSplit, words: Words, memory: str | int = "1GiB", images: np.ndarray | None = None,
     captions: np.ndarray | None = None, precision: str = "float32", progress: bool = True,
 ) -> Scores:
     """Score images against captions with a model in evaluation mode, on the device the model is on.
@@ -139,17 +142,17 @@ def score_model(
     check_features(model, split)
     model.eval()
     state, products = process_state(), product_type(precision)
-    device, d = model.bilinear.weight.device, model.config.joint_size
+    device, d = model.device, model.config.joint_size
     images = np.arange(len(split.ids)) if images is None else np.asarray(images)
     captions = np.arange(len(words)) if captions is None else np.asarray(captions)
     own = np.array_split(np.arange(len(images)), state.num_processes)[state.process_index]
     budget, (K, D) = parse_memory(memory), split.regions.shape[1:]
-    vectors = K + (split.regions if split.objects is None else split.objects).shape[1]
-    batch = int(np.clip(budget // 16 // (8 * vectors * D), 1, IMAGES))  # raw features, as they lie and as float32
+    vectors = K + split.sizes["objects"]
+    batch = int(np.clip(budget // 16 // (8 * vectors * max(D, model.feature_size)), 1, IMAGES))  # raw features, as they lie and as float32
     parts = [own[part] for part in _blocks(len(own), max(batch, budget // 2 // (4 * vectors * d)))]
     caption_blocks = _caption_blocks(words.lengths[captions], max(budget // (WORD_BYTES * d), 1))
-    out = {name: _matrix(len(own), len(captions), budget) for name in NAMES}
-    seconds = {"encode": 0.0, "score": 0.0}
+    out = {name: _matrix(len(own), len(captions), budget) for name in ("joint", *model.parts)}
+    seconds, gates = {"encode": 0.0, "score": 0.0}, []
     with tqdm(
         total=len(own) * len(captions), desc="score", unit="pair", unit_scale=True, disable=not progress
     ) as bar:
@@ -165,10 +168,13 @@ def score_model(
                         pairs = model.score(code, caption_code, products=products)
                         for name, matrix in out.items():
                             matrix[np.ix_(block - own[0], columns)] = getattr(pairs, name).float().cpu().numpy()
+                        if pairs.gate is not None:
+                            gates.append((float(pairs.gate.mean()), len(block) * len(columns)))
                     bar.update(len(block) * len(columns))
     if state.num_processes > 1:
-        out = {name: np.concatenate(gather_object([matrix])) for name, matrix in out.items()}
-    return Scores(out["joint"], out["w2r"], out["o2w"], seconds)
+        out, gates = {name: np.concatenate(gather_object([matrix])) for name, matrix in out.items()}, gather_object(gates)
+    gate = sum(mean * pairs for mean, pairs in gates) / sum(pairs for _, pairs in gates) if gates else None
+    return Scores(out["joint"], out.get("w2r"), out.get("o2w"), seconds, gate)
 
 
 @contextmanager
@@ -203,20 +209,24 @@ def _attend_image(checkpoint: Checkpoint, arrays: list[np.ndarray | None], capti
     """Attention of one image and several captions.
 
     arrays: regions [K, D], objects [M, D], boxes [K, 4], object_boxes [M, 4]; all but the first may be None.
+    Raises BssanError for a method without attention.
     """
     model = checkpoint.model.eval()
-    device = model.bilinear.weight.device
+    device = model.device
     # Copied, since torch has no tensors over a file that may only be read.
     tensors = [None if array is None else torch.from_numpy(np.array(array, np.float32))[None].to(device) for array in arrays]
     tokens, lengths = Words(captions, checkpoint.vocabulary).batch(np.arange(len(captions)), device)
     pairs = model.score(model.encode_images(*tensors), model.encode_captions(tokens, lengths), weights=True)
-    w2r, o2w = pairs.w2r_weights[0].float().cpu().numpy(), pairs.o2w_weights[:, :, 0].float().cpu().numpy()
+    w2r = None if pairs.w2r_weights is None else pairs.w2r_weights[0].float().cpu().numpy()  # [K, C, T]
+    o2w = None if pairs.o2w_weights is None else pairs.o2w_weights[:, :, 0].float().cpu().numpy()  # [C, T, M]
+    own = (pairs.w2r, pairs.o2w, pairs.gate)
+    parts = [part if part is None else part.expand(1, len(captions))[0].tolist() for part in own]
     found = []
     for c, caption in enumerate(captions):
         words = tokenize(caption)
         found.append(Attention(
-            w2r=w2r[:, c, : len(words)].T, o2w=o2w[c, : len(words)].T, words=words, score=float(pairs.joint[0, c]),
-            score_w2r=float(pairs.w2r[0, c]), score_o2w=float(pairs.o2w[0, c]), gate=float(model.gate),
+            None if w2r is None else w2r[:, c, : len(words)].T, None if o2w is None else o2w[c, : len(words)].T, words,
+            float(pairs.joint[0, c]), *(part if part is None else part[c] for part in parts),
         ))
     return found
 
@@ -235,7 +245,10 @@ def attend_arrays(
 def attend(
     checkpoint: Checkpoint, split: PreparedSplit, pairs: Iterable[tuple[int, int]], device: str | None = None
 ) -> list[Attention]:
-    """Attention of chosen (image row, caption row) pairs of a split, in their order; an image is encoded once."""
+    """Attention of chosen (image row, caption row) pairs of a split, in their order; an image is encoded once.
+
+    Raises BssanError for a method without attention.
+    """
     check_features(checkpoint.model, split)
     if device is not None:
         checkpoint.model.to(device)

@@ -65,7 +65,7 @@ class Searcher:
                 "its codes mean nothing to this model. Name the one it was made with, or make the index again."
             )
         self.checkpoint, self.model = checkpoint, checkpoint.model.eval()
-        self.device = self.model.bilinear.weight.device
+        self.device = self.model.device
         self.first = {
             kind: FirstStage(vectors, self.index.lists.get(kind)) for kind, vectors in self.index.vectors.items()
         }
@@ -128,9 +128,10 @@ class Searcher:
         """Codes, B = 1, of what `photograph.Camera(checkpoint).take(file)` returns."""
         parts = (photograph.regions, photograph.objects, photograph.boxes, photograph.object_boxes)
         with torch.inference_mode():
-            return self.model.encode_images(
-                *(torch.from_numpy(np.array(part, np.float32))[None].to(self.device) for part in parts)
-            )
+            return self.model.encode_images(*(
+                None if part is None else torch.from_numpy(np.array(part, np.float32))[None].to(self.device)
+                for part in parts
+            ))
 
     def _best(self, rows: np.ndarray, scores: np.ndarray, top: int, text) -> list[Found]:
         if np.isnan(scores).any():

@@ -236,7 +236,7 @@ def encode_captions(checkpoint: Checkpoint, captions: list[str], progress: bool 
     order = np.argsort(words.lengths, kind="stable")  # captions of one length together: little padding
     for start in tqdm(range(0, len(order), CAPTIONS), desc="captions", unit=" chunks", disable=not progress):
         rows = order[start : start + CAPTIONS]
-        codes = model.encode_captions(*words.batch(rows, model.bilinear.weight.device))
+        codes = model.encode_captions(*words.batch(rows, model.device))
         vectors[rows] = model.caption_vectors(codes).float().cpu().numpy()
     return vectors
 

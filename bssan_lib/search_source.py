@@ -42,9 +42,9 @@ class Gallery:
 def split_gallery(checkpoint: Checkpoint, split: PreparedSplit) -> Gallery:
     """A prepared split as a gallery. CheckpointError for features of another size than the model's."""
     check_features(checkpoint.model, split)
-    model, device = checkpoint.model, checkpoint.model.bilinear.weight.device
-    own_objects = split.objects is not None or not model.config.tie_projections
-    objects = (split.regions if split.objects is None else split.objects).shape[1] if own_objects else 0
+    model, device = checkpoint.model, checkpoint.model.device
+    own_objects = split.object_boxes is not None or split.objects is not None or not model.config.tie_projections
+    objects = split.sizes["objects"] if own_objects else 0
     stamp = (split.folder / f"{split.name}_ims.npy").stat()
     stored = split.meta["splits"].get(split.name, {}).get("image_folder")
     return Gallery(
@@ -66,7 +66,7 @@ def picture_gallery(checkpoint: Checkpoint, folder: Path | str) -> Gallery:
     names = picture_names(folder)
     if not names:
         raise DataError(f"{folder}: no picture there (.jpg, .png and whatever else Pillow reads)")
-    model, device = checkpoint.model, checkpoint.model.bilinear.weight.device
+    model, device = checkpoint.model, checkpoint.model.device
     backbone = Camera(checkpoint).backbone
 
     def encode(start: int, stop: int) -> ImageCodes:
@@ -75,7 +75,9 @@ def picture_gallery(checkpoint: Checkpoint, folder: Path | str) -> Gallery:
             picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)  # as in preparing data
         regions = backbone.extract(pictures)
         parts = [regions, backbone.pool_objects(regions), backbone.boxes, backbone.object_boxes]
-        return model.encode_images(*(torch.from_numpy(np.asarray(part, np.float32)).to(device) for part in parts))
+        return model.encode_images(*(
+            None if part is None else torch.from_numpy(np.asarray(part, np.float32)).to(device) for part in parts
+        ))
 
     return Gallery(
         names, [], np.zeros(0, np.int64), (len(backbone.boxes), len(backbone.object_boxes)), encode, folder.resolve(),

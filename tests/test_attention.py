@@ -157,6 +157,41 @@ def test_attended_cosine_of_equal_similarities_is_the_mean():
     assert result.item() == pytest.approx(math.sqrt(2))  # (1, 1) . (1, 1) / sqrt 2 / ... = 1 / sqrt(1/2)
 
 
+def test_weights_can_be_made_of_something_else_than_what_they_weigh():
+    """Logits of their own, by hand: weights 3/4 and 1/4 over similarities 1 and 0.5, vectors (1, 0) and (0.5, 1)."""
+    vectors = torch.tensor([[[1.0, 0.0], [0.5, 1.0]]])
+    similarity = torch.tensor([[[1.0], [0.5]]])  # with the query (1, 0)
+    logits = torch.tensor([[[math.log(3) / 5], [0.0]]])
+    result, weights = attended_cosine(similarity, gram(vectors), torch.tensor(5.0), None, logits)
+    torch.testing.assert_close(weights.flatten(), torch.tensor([0.75, 0.25]))
+    # z = (7/8, 1/4)
+    assert result.item() == pytest.approx(0.875 / math.hypot(0.875, 0.25))
+
+
+def test_gradients_with_logits_of_their_own():
+    generator = torch.Generator().manual_seed(23)
+    make = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()  # noqa: E731
+    vectors, queries, logits, temperature = make(B, K, D), make(B, T, D), make(B, K, T), TEMPERATURE.clone().requires_grad_()
+    mask = torch.tensor([[True] * K, [True, True, False, True, False]])
+
+    def result(vectors, queries, logits, temperature):
+        return attended_cosine(vectors @ queries.transpose(1, 2), gram(vectors), temperature, mask, logits)[0]
+
+    inputs = vectors, queries, logits, temperature
+    assert torch.autograd.gradcheck(result, inputs)
+    weights = torch.softmax((temperature * logits).masked_fill(~mask[..., None], float("-inf")), 1)
+    attended = weights.transpose(1, 2) @ vectors  # built, as it is nowhere else
+    torch.testing.assert_close(result(*inputs), (attended * queries).sum(-1) / attended.norm(dim=-1))
+    # Logits that are the similarities give what there is without them, gradients included.
+    outputs = []
+    for given in (None, 1):
+        similarity = (vectors @ queries.transpose(1, 2)).detach().requires_grad_()
+        whole = attended_cosine(similarity, gram(vectors), temperature, mask, None if given is None else similarity)[0]
+        outputs.append((whole, *torch.autograd.grad(whole.sin().sum(), [similarity, vectors, temperature])))
+    for one, other in zip(*outputs):
+        torch.testing.assert_close(one, other)
+
+
 def test_products_in_bfloat16_keep_softmax_and_sums_in_float32(case):
     regions, objects, words, lengths = (part.float() if part.is_floating_point() else part for part in case)
     with torch.autocast("cpu", torch.bfloat16):

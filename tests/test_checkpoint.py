@@ -54,8 +54,8 @@ def change_config(folder, **changes):
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"direction": "o2w"}, {"reading": "inputs"}, {"tie_projections": True, "learn_gate": False},
-    {"place": False, "lstm_layers": 2},
+    {}, {"direction": "o2w"}, {"reading": "inputs"}, {"tie_projections": True, "gate": "half"},
+    {"place": False, "lstm_layers": 2}, {"bilinear": False, "encoder": "gru"}, {"gate": "pair", "global_term": True},
 ])
 def test_round_trip(tmp_path, settings):
     model = make_model(**settings).eval()

@@ -163,6 +163,6 @@ def test_every_setting_is_explained_beside_it():
 
 
 def test_every_shipped_configuration_loads():
-    paths = sorted((repository_root() / "configs").glob("*.yaml"))
+    paths = sorted((repository_root() / "configs").rglob("*.yaml"))
     assert [path.stem for path in paths if load_config(path).name != path.stem] == []
-    assert {"scenes", "scenes-small", "flickr8k", "precomp"} <= {path.stem for path in paths}
+    assert {"scenes", "scenes-small", "flickr8k", "precomp", "vsepp", "scan-t2i", "scan-i2t"} <= {path.stem for path in paths}

@@ -8,7 +8,9 @@ import math
 import pytest
 import torch
 
-from bssan_lib.losses import hinge_loss, infonce_loss, negatives
+from bssan_lib.config import TrainingConfig
+from bssan_lib.losses import batch_loss, hinge_loss, infonce_loss, negatives
+from bssan_lib.model import PairScores
 
 BY_HAND = torch.tensor([[0.80, 0.70, 0.10], [0.30, 0.60, 0.50], [0.20, 0.75, 0.90]], dtype=torch.float64)
 ALL_THREE = torch.tensor([0, 1, 2])
@@ -123,3 +125,13 @@ def test_gradients():
     scores = some_scores(2).requires_grad_()
     for loss in (lambda s: hinge_loss(s, negative, 0.2, False), lambda s: infonce_loss(s, negative, 7.0)):
         assert torch.autograd.gradcheck(loss, scores)
+
+
+@pytest.mark.parametrize("w2r, o2w", [(None, None), (BY_HAND, None), (None, BY_HAND)])
+def test_a_method_without_both_directions_has_the_loss_of_its_score(w2r, o2w):
+    """Whatever weight each direction's own loss would have."""
+    training = TrainingConfig(direction_weight=0.7, warmup_epochs_all_negatives=0)
+    loss = batch_loss(PairScores(BY_HAND, w2r, o2w), ALL_THREE, 1, training, "joint")
+    assert loss == hinge_loss(BY_HAND, negatives(ALL_THREE), 0.2, hardest=True)
+    both = batch_loss(PairScores(BY_HAND, BY_HAND.T, BY_HAND**2), ALL_THREE, 1, training, "joint")
+    assert both != loss, "where both are there, they count"

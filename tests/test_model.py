@@ -1,13 +1,16 @@
 """The joint model: its parts, its padding, both readings of W2R, and what its settings switch."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from bssan_lib.config import ModelConfig
-from bssan_lib.model import BSSAN, GlobalVector, place_features
+from bssan_lib.encoders import GlobalVector, place_features
+from bssan_lib.errors import ConfigError
+from bssan_lib.model import BSSAN
 
 B, C, K, M, T, D, WORDS = 2, 3, 5, 7, 11, 13, 23
 SMALL = ModelConfig(joint_size=17, word_size=19, dropout=0.0, word_dropout=0.0)
@@ -132,7 +135,7 @@ def test_place_features_by_hand():
 
 
 def test_temperatures_start_where_they_are_set_and_learn_only_if_asked(case):
-    model = build(temperature_w=6.0, temperature_o=3.0, learn_temperature=False, learn_gate=False)
+    model = build(temperature_w=6.0, temperature_o=3.0, learn_temperature=False, gate="half")
     assert model.learned() == pytest.approx({"temperature_w": 6, "temperature_o": 3, "gate": 0.5})
     assert not any(p.requires_grad for p in (model.log_temperature_w, model.log_temperature_o, model.gate_logit))
     learning = build(global_size=0)
@@ -186,3 +189,127 @@ def test_summary_counts_every_parameter():
     summary = model.summary()
     assert summary["parameters"] == sum(p.numel() for p in model.parameters())
     assert summary["vocabulary_size"] == WORDS and summary["dimension"] == D and summary["joint_size"] == 17
+
+
+# -- switches that take a part away or put another in its place
+
+
+def naive_states(network, inputs):
+    """[T, input] -> [T, d]: one caption, unpadded; the directions averaged."""
+    states = network(inputs[None])[0][0]
+    return states.unflatten(-1, (2 if network.bidirectional else 1, -1)).mean(1)
+
+
+@pytest.mark.parametrize("encoder, kind, gates, both", [
+    ("bilstm", torch.nn.LSTM, 4, True), ("lstm", torch.nn.LSTM, 4, False), ("bigru", torch.nn.GRU, 3, True),
+    ("gru", torch.nn.GRU, 3, False)])
+def test_the_encoder_that_the_settings_name(case, encoder, kind, gates, both):
+    model = build(encoder=encoder)
+    assert type(model.lstm) is kind and model.lstm.bidirectional is both
+    assert model.lstm.weight_ih_l0.shape == (gates * 17, 19)
+    found = model.encode_captions(case["tokens"], case["lengths"]).words
+    for c, length in enumerate(case["lengths"].tolist()):
+        states = naive_states(model.lstm, model.embed(case["tokens"][c, :length]))
+        torch.testing.assert_close(found[c, :length], states / states.norm(dim=-1, keepdim=True))
+        assert found[c, length:].abs().sum() == 0
+    # A network of one direction knows nothing of later words; one of two does.
+    later = case["tokens"].clone()
+    later[1, 5:] = 1
+    same = torch.equal(model.encode_captions(later, case["lengths"]).words[1, :5], found[1, :5])
+    assert same is not both
+
+
+def test_without_the_bilinear_form_words_meet_regions_as_they_are(case):
+    plain, whole = build(bilinear=False), build()
+    plain.load_state_dict({name: tensor for name, tensor in whole.state_dict().items() if "bilinear" not in name})
+    torch.testing.assert_close(score(plain, case).joint, score(whole, case).joint)  # W starts as the identity
+    with torch.no_grad():
+        whole.bilinear.weight.normal_()
+    assert not torch.allclose(score(plain, case).joint, score(whole, case).joint)
+    counts = [sum(p.numel() for p in model.parameters()) for model in (whole, plain)]
+    assert counts[0] - counts[1] == 17 * 17 and not any("bilinear" in name for name in plain.state_dict())
+    assert plain.device == plain.embed.weight.device
+
+
+def test_half_a_gate_stays_half(case):
+    model = build(gate="half")
+    pairs = score(model.train(), case)
+    torch.testing.assert_close(pairs.joint, (pairs.w2r + pairs.o2w) / 2)
+    pairs.joint.sum().backward()
+    assert model.gate_logit.grad is None and model.learned()["gate"] == 0.5
+
+
+@pytest.mark.parametrize("reading", ["states", "inputs"])
+def test_every_pair_has_a_gate_of_its_own(case, reading):
+    model = build(gate="pair", reading=reading, direction="joint")
+    start = score(model, case)
+    torch.testing.assert_close(start.gate, torch.full((B, C), 0.5))
+    torch.testing.assert_close(start.joint, (start.w2r + start.o2w) / 2)
+    with torch.no_grad():
+        model.gate_region.normal_()
+        model.gate_word.normal_()
+        model.gate_logit.fill_(0.3)
+    pairs = score(model, case, weights=True)
+    assert pairs.gate.shape == (B, C) and pairs.gate.unique().numel() == B * C
+    torch.testing.assert_close(pairs.joint, pairs.gate * pairs.w2r + (1 - pairs.gate) * pairs.o2w)
+    torch.testing.assert_close(score(model, case).gate, pairs.gate)
+    if reading == "states":
+        images = model.encode_images(case["regions"], case["objects"], case["boxes"], case["object_boxes"])
+        captions = model.encode_captions(case["tokens"], case["lengths"])
+        for b in range(B):
+            for c, length in enumerate(case["lengths"].tolist()):
+                logit = (model.gate_region @ images.regions[b].mean(0)
+                         + model.gate_word @ captions.words[c, :length].mean(0) + 0.3)
+                assert pairs.gate[b, c].item() == pytest.approx(1 / (1 + math.exp(-logit.item())), abs=1e-6)
+    assert model.learned()["gate"] == pytest.approx(1 / (1 + math.exp(-0.3)))
+
+
+def test_the_gate_of_a_pair_learns_from_its_start(case):
+    model = build(gate="pair")
+    weights = torch.tensor([[1.0, -2.0, 3.0], [2.0, 1.0, -1.0]])
+    (score(model, case).joint * weights).sum().backward()
+    for parameter in (model.gate_region, model.gate_word, model.gate_logit):
+        assert parameter.grad.abs().sum() > 0
+    alone = build(gate="pair", direction="w2r")
+    pairs = score(alone, case)
+    assert torch.equal(pairs.joint, pairs.w2r) and pairs.gate == 1 and not alone.gate_logit.requires_grad
+
+
+def test_the_global_vectors_join_the_score(case):
+    model = build(global_term=True, global_size=3)
+    images = model.encode_images(case["regions"], case["objects"], case["boxes"], case["object_boxes"])
+    captions = model.encode_captions(case["tokens"], case["lengths"])
+    products = model.image_vectors(images) @ model.caption_vectors(captions).T
+    for share in (0.25, 0.6):
+        with torch.no_grad():
+            if share != 0.25:  # which is where it starts
+                model.global_logit.fill_(math.log(share / (1 - share)))
+        for pairs in (model.score(images, captions), model.score(images, captions, weights=True)):
+            both = 0.5 * pairs.w2r + 0.5 * pairs.o2w
+            torch.testing.assert_close(pairs.joint, (1 - share) * both + share * products)
+        assert model.learned()["global_share"] == pytest.approx(share)
+    assert "global_share" not in build().learned()
+
+
+def test_the_global_term_moves_regions_and_words(case):
+    """With the attention's part held away, the gradient of the joint score still reaches projection and encoder."""
+    for global_term in (True, False):
+        model = build(global_term=global_term, global_size=3)
+        images = model.encode_images(case["regions"], case["objects"], case["boxes"], case["object_boxes"])
+        captions = model.encode_captions(case["tokens"], case["lengths"])
+        pairs = model.score(images, captions)
+        rest = 0.5 * pairs.w2r + 0.5 * pairs.o2w
+        leaf = pairs.joint - (1 - (0.25 if global_term else 0)) * rest
+        gradients = torch.autograd.grad(leaf.sum(), [images.regions, captions.words])
+        assert all((part.abs().max() > 1e-4) == global_term for part in gradients)
+    model = build(global_term=True, global_size=3)
+    score(model, case).joint.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert model.global_logit.grad != 0
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"reading": "inputs"}, "got reading inputs and global_size 128"), ({"global_size": 0}, "got reading states and global_size 0")])
+def test_the_global_term_needs_global_vectors(settings, said):
+    with pytest.raises(ConfigError, match=f"model.global_term: true needs global vectors.*{said}"):
+        build(global_term=True, **settings)

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from bssan_lib.batches import Words
-from bssan_lib.checkpoint import Checkpoint
+from bssan_lib.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bssan_lib.config import ModelConfig
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import Vocabulary, tokenize
+from bssan_lib.encoders import place_features
 from bssan_lib.errors import CheckpointError, ConfigError
-from bssan_lib.model import BSSAN, place_features
+from bssan_lib.model import BSSAN
 from bssan_lib.scoring import attend, attend_arrays, parse_memory, score_model, score_split
 
 D, SIZE = 11, 13
@@ -33,6 +34,9 @@ def make_checkpoint(place=True, kind=BSSAN, **settings):
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.5)
         model.gate_logit.fill_(0.6)
+        if model.has_pair_gate:
+            model.gate_region.normal_()
+            model.gate_word.normal_()
     return Checkpoint(model.eval(), VOCABULARY, None, {})
 
 
@@ -73,7 +77,15 @@ def visual_codes(projection, features, boxes):
 def lstm_words(model, inputs):
     """[T, input] -> u [T, d], without packing or padding."""
     states = model.lstm(inputs[None])[0][0]
-    return unit((states[:, :SIZE] + states[:, SIZE:]) / 2) @ model.bilinear.weight.T
+    if model.lstm.bidirectional:
+        states = (states[:, :SIZE] + states[:, SIZE:]) / 2
+    return unit(states) @ model.bilinear.weight.T if model.config.bilinear else unit(states)
+
+
+def global_vector(head, vectors):
+    """[L, d] -> [e] of norm one."""
+    weights = torch.softmax(vectors @ head.pool.weight[0], 0)
+    return unit(head.project.weight @ (weights @ vectors) + head.project.bias)
 
 
 @torch.no_grad()
@@ -100,7 +112,15 @@ def by_hand(checkpoint, split, image, caption):
     w2r = np.mean([cosine(word, weights @ regions) for word, weights in zip(words, alpha)])
     o2w = np.mean([cosine(one, weights @ words) for one, weights in zip(objects, beta)])
     gate = float(model.gate)
-    return alpha.numpy(), beta.numpy(), (gate * w2r + (1 - gate) * o2w, w2r, o2w)
+    if model.config.gate == "pair" and model.config.direction == "joint":
+        logit = model.gate_logit + model.gate_region @ regions.mean(0) + model.gate_word @ words.mean(0)
+        gate = float(logit.sigmoid())
+    joint = gate * w2r + (1 - gate) * o2w
+    if model.config.global_term:
+        share = float(model.global_logit.sigmoid())
+        joint = (1 - share) * joint + share * float(
+            global_vector(model.global_image, regions) @ global_vector(model.global_caption, words))
+    return alpha.numpy(), beta.numpy(), (joint, w2r, o2w)
 
 
 def scores_by_hand(checkpoint, split):
@@ -129,6 +149,11 @@ CASES = {
     "words feed the LSTM what they see": ({"reading": "inputs"}, {"n": 3}),
     "W2R alone": ({"direction": "w2r"}, {}),
     "O2W alone": ({"direction": "o2w"}, {}),
+    "a plain product": ({"bilinear": False}, {}),
+    "a gate for each pair": ({"gate": "pair"}, {}),
+    "a gate for each pair, in reading (b)": ({"gate": "pair", "reading": "inputs"}, {"n": 3}),
+    "the global vectors score too": ({"global_term": True, "global_size": 3}, {}),
+    "a GRU of one direction": ({"encoder": "gru"}, {}),
     "one region and one object": ({}, {"k": 1, "m": 1}),
     "one word": ({}, {"lengths": (1, 1)}),
     "one image and one caption": ({}, {"n": 1, "lengths": (4,)}),
@@ -191,6 +216,39 @@ def test_bfloat16_products_move_scores_little_and_ranks_hardly():
     assert 0 < np.abs(all_of(near) - all_of(exact)).max() < 0.01
     with pytest.raises(ConfigError, match="precision: expected float32, bfloat16 or auto, got 'float8'"):
         score_split(checkpoint, split, precision="float8", progress=False)
+
+
+@pytest.mark.parametrize("memory", ["1GiB", "20KB"])
+def test_the_gate_that_is_reported_is_the_mean_over_pairs(memory):
+    split = make_split()
+    checkpoint = make_checkpoint(gate="pair")
+    scores = score_split(checkpoint, split, memory, progress=False)
+    pairs = [(i, c) for i in range(7) for c in range(11)]
+    gates = [one.gate for one in attend(checkpoint, split, pairs)]
+    assert scores.gate == pytest.approx(np.mean(gates), abs=1e-6) and np.std(gates) > 0.01
+    one = score_split(make_checkpoint(), split, memory, progress=False)
+    assert one.gate == pytest.approx(1 / (1 + np.exp(-0.6)))
+
+
+@pytest.mark.parametrize("settings", [{"global_term": True}, {"gate": "pair"}, {"bilinear": False, "encoder": "bigru"}])
+def test_search_finds_what_the_whole_score_ranks_first(settings, tmp_path):
+    """The index keeps codes alone, so they must carry all that a score is made of; float16 moves it a little."""
+    pytest.importorskip("faiss")
+    from bssan_lib.search import Searcher
+    from bssan_lib.search_index import build_index
+    from bssan_lib.search_source import split_gallery
+
+    model, split = make_checkpoint(**settings, global_size=3).model, make_split(n=17)
+    split = PreparedSplit(**{**vars(split), "folder": tmp_path})
+    np.save(tmp_path / "test_ims.npy", split.regions)  # an index notes when its features were written
+    save_checkpoint(tmp_path / "model", model, VOCABULARY, None, {})
+    checkpoint = load_checkpoint(tmp_path / "model")
+    index = build_index(tmp_path / "index", checkpoint, split_gallery(checkpoint, split), progress=False)
+    joint = score_split(checkpoint, split, progress=False).joint
+    for caption in (0, 4, 10):
+        found = Searcher(index, checkpoint).find_images(split.captions[caption], top=5, shortlist=17)
+        assert [one.row for one in found] == np.argsort(-joint[:, caption])[:5].tolist()
+        np.testing.assert_allclose([one.score for one in found], np.sort(joint[:, caption])[::-1][:5], atol=2e-3)
 
 
 def test_chosen_rows_are_a_part_of_the_whole():
@@ -262,7 +320,10 @@ def test_attention_shown_is_the_attention_that_scored(case):
         assert found == pytest.approx((joint, w2r, o2w), abs=2e-6)
         assert found == pytest.approx((scores.joint[i, c], scores.w2r[i, c], scores.o2w[i, c]), abs=1e-6)
         fixed = {"w2r": 1, "o2w": 0}.get(settings.get("direction"))
-        assert one.gate == pytest.approx(1 / (1 + np.exp(-0.6)) if fixed is None else fixed)
+        if settings.get("gate") == "pair":
+            assert one.gate == pytest.approx((joint - o2w) / (w2r - o2w), abs=1e-3)
+        else:
+            assert one.gate == pytest.approx(1 / (1 + np.exp(-0.6)) if fixed is None else fixed)
 
 
 def test_pairs_come_back_in_their_order():

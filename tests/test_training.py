@@ -98,7 +98,7 @@ def test_only_matrices_decay():
     assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in others["params"]} == {0, 1}
     free = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in (decayed, others) for p in group["params"]} == free
-    fixed = make_model(learn_temperature=False, learn_gate=False)
+    fixed = make_model(learn_temperature=False, gate="half")
     assert {p.ndim for p in make_optimizer(fixed, TrainingConfig()).param_groups[1]["params"]} == {1}
 
 

@@ -4,13 +4,17 @@ from pathlib import Path
 
 
 def checkpoint_note(checkpoint) -> dict:
-    """A Checkpoint's name with its epoch, its learned inverse temperatures, gate and seed, for `save_figure`."""
+    """A Checkpoint's name with its epoch, its learned inverse temperatures, gate and seed, for `save_figure`.
+
+    A method that learns no temperatures or gate is named instead.
+    """
     learned, epoch = checkpoint.model.learned(), checkpoint.info.get("epoch")
-    note = {
-        "checkpoint": _name(checkpoint.folder) + (f", epoch {epoch}" if epoch is not None else ""),
-        "temperature": f"inverse, W2R {learned['temperature_w']:.3g}, O2W {learned['temperature_o']:.3g}",
-        "gate": f"{learned['gate']:.3f}, the share of W2R",
-    }
+    note = {"checkpoint": _name(checkpoint.folder) + (f", epoch {epoch}" if epoch is not None else "")}
+    if learned:
+        note["temperature"] = f"inverse, W2R {learned['temperature_w']:.3g}, O2W {learned['temperature_o']:.3g}"
+        note["gate"] = f"{learned['gate']:.3f}, the share of W2R"
+    else:
+        note["method"] = checkpoint.model.config.method
     return {**note, "seed": checkpoint.info["seed"]} if "seed" in checkpoint.info else note
 
 
@@ -23,8 +27,8 @@ def attention_note(checkpoint, attention, image: str, caption: str, direction: s
         "direction": direction,
         **checkpoint_note(checkpoint),
         "score": f"{attention.score:.4f}",
-        "score W2R": f"{attention.score_w2r:.4f}",
-        "score O2W": f"{attention.score_o2w:.4f}",
+        **{f"score {name}": f"{score:.4f}" for name, score in (("W2R", attention.score_w2r), ("O2W", attention.score_o2w))
+           if score is not None},
         "words not in the vocabulary": ", ".join(dict.fromkeys(unknown)) or "none",
     }
 
