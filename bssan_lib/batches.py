@@ -1,6 +1,6 @@
 """Rows of a prepared dataset as tensors: padded words, gathered features, and the order in which training sees them.
 
-Letters: B images, C captions, K regions, M objects, T words, D feature size.
+Letters: B images, C captions, K regions, M objects, T words, D feature size, V further views.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import Vocabulary, tokenize
+from bssan_lib.stage import pool_windows
 
 
 class Words:
@@ -30,23 +31,33 @@ class Words:
         return torch.from_numpy(padded).to(device), torch.from_numpy(lengths).to(device)
 
 
-def image_batch(split: PreparedSplit, rows: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor | None]:
+def image_batch(
+    split: PreparedSplit, rows: np.ndarray, device: torch.device | str = "cpu", views: np.ndarray | None = None
+) -> dict[str, Tensor | None]:
     """Features and boxes of some images, as `BSSAN.encode_images` takes them.
 
-    rows: [B] image rows. Returns regions [B, K, D], objects [B, M, D] or None, boxes [B, K, 4] or None,
-    object_boxes [B, M, 4] or None, all float32.
+    rows: [B] image rows. views: [B], which view of each: 0 the picture itself, 1 to V a further one; None: all 0.
+    Returns regions [B, K, D], objects [B, M, D] or None, boxes [B, K, 4] or None, object_boxes [B, M, 4] or None, all
+    float32. Only regions are kept of further views: objects that are windows are pooled from them.
     """
     def tensor(array: np.ndarray | None) -> Tensor | None:
         if array is None:
             return None
         return torch.from_numpy(np.asarray(array[rows], np.float32)).to(device)
 
-    return {
+    found = {
         "regions": tensor(split.regions),
         "objects": tensor(split.objects),
         "boxes": tensor(split.boxes),
         "object_boxes": tensor(split.object_boxes),
     }
+    if views is not None and views.any():
+        other = np.flatnonzero(views)
+        seen = np.asarray(split.views[rows[other], views[other] - 1], np.float32)
+        found["regions"][torch.from_numpy(other).to(device)] = torch.from_numpy(seen).to(device)
+        if found["objects"] is not None:
+            found["objects"] = pool_windows(found["regions"], found["boxes"], found["object_boxes"])
+    return found
 
 
 def epoch_order(captions: int, seed: int, epoch: int) -> np.ndarray:

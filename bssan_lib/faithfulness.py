@@ -28,6 +28,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bssan_lib.batches import Words, image_batch
 from bssan_lib.checkpoint import Checkpoint
@@ -77,19 +78,21 @@ def removed(order: np.ndarray, share: float) -> np.ndarray:
     return kept
 
 
-def _codes(model, split: PreparedSplit, image: int, whole: ImageCodes, kept: np.ndarray) -> ImageCodes:
-    """Codes of one picture without the regions that are not kept [K] bool. whole: its codes with all of them."""
+def _codes(model, features: Tensor, split: PreparedSplit, image: int, whole: ImageCodes, kept: np.ndarray) -> ImageCodes:
+    """Codes of one picture without the regions that are not kept [K] bool.
+
+    features: [K, D] of its regions, as `see` returns them. whole: its codes with all regions.
+    """
     if kept.all():
         return whole
-    if split.objects is None:
+    if split.object_boxes is None or whole.objects is whole.regions:
         return ImageCodes(whole.regions[:, kept], whole.objects[:, kept])
-    regions, boxes, object_boxes = split.regions[image], split.boxes[image], split.object_boxes[image]
-    objects, left = remaining_objects(regions, boxes, object_boxes, kept)
-    device = whole.regions.device
+    boxes, object_boxes = split.boxes[image], split.object_boxes[image]
+    objects, left = remaining_objects(features.float().cpu().numpy(), boxes, object_boxes, kept)
     # One region stands in for all: only the objects' codes are taken.
-    few = [torch.from_numpy(np.array(array, np.float32))[None].to(device)
-           for array in (regions[:1], objects[left], boxes[:1], object_boxes[left])]
-    return ImageCodes(whole.regions[:, kept], model.encode_images(*few).objects)
+    few = [torch.from_numpy(np.array(array, np.float32))[None].to(features.device)
+           for array in (objects[left], boxes[:1], object_boxes[left])]
+    return ImageCodes(whole.regions[:, kept], model.project_images(features[None, :1], *few).objects)
 
 
 @torch.inference_mode()
@@ -112,7 +115,7 @@ def deletion_curves(
         raise DataError(f"{split.folder}: removing regions needs the boxes of regions and objects, to know which "
                         "objects lose what; this split has none.")
     check_features(checkpoint.model, split)
-    device = checkpoint.model.bilinear.weight.device
+    device = checkpoint.model.device
     model, rng = checkpoint.model.eval(), np.random.default_rng(seed)
     words = Words([split.captions[caption] for _, caption in pairs], checkpoint.vocabulary)
     groups = np.array_split(np.arange(len(pairs)), max(1, len(pairs) // BATCH))
@@ -122,7 +125,9 @@ def deletion_curves(
             tokens, lengths = words.batch(group, device)
             captions = model.encode_captions(tokens, lengths)
             for place, row in enumerate(group):
-                codes = model.encode_images(**image_batch(split, np.array([images[row]]), device))
+                batch = image_batch(split, np.array([images[row]]), device)
+                features, objects = model.see(**batch)
+                codes = model.project_images(features, objects, batch["boxes"], batch["object_boxes"])
                 whole = model.score(codes, captions, weights=True)
                 maps = whole.w2r_weights[0].float().cpu().numpy()  # [K, C, T]
                 looks = [maps[:, c, :length].mean(1) for c, length in enumerate(lengths.tolist())]
@@ -133,7 +138,7 @@ def deletion_curves(
                 }
                 for name, order in orders.items():
                     for step, share in enumerate(SHARES):
-                        rest = _codes(model, split, images[row], codes, removed(order, share))
+                        rest = _codes(model, features[0], split, images[row], codes, removed(order, share))
                         joint = model.score(rest, captions).joint[0].float().cpu().numpy()
                         found[name]["own"][row, step] = joint[place]
                         found[name]["others"][row, step] = np.delete(joint, place).mean()

@@ -70,12 +70,11 @@ def score_photographs(photographs: list[Photograph], captions: list[str], chunk:
         raise DataError(f"scores: expected photographs and captions, got {len(photographs)} and {len(captions)}")
     first = photographs[0]
     model, words = first.checkpoint.model.eval(), Words(captions, first.checkpoint.vocabulary)
-    device = model.bilinear.weight.device
-    arrays = [
-        np.stack([one.regions for one in photographs]), np.stack([one.objects for one in photographs]),
-        first.boxes[None], first.object_boxes[None],
-    ]
-    images = model.encode_images(*(torch.from_numpy(np.array(array, np.float32)).to(device) for array in arrays))
+    device = model.device
+    objects = None if first.objects is None else np.stack([one.objects for one in photographs])
+    arrays = np.stack([one.regions for one in photographs]), objects, first.boxes[None], first.object_boxes[None]
+    tensors = [None if array is None else torch.from_numpy(np.array(array, np.float32)).to(device) for array in arrays]
+    images = model.encode_images(*tensors)
     found = {name: np.empty((len(photographs), len(captions)), np.float32) for name in ("joint", "w2r", "o2w")}
     order = np.argsort(words.lengths, kind="stable")
     for start in range(0, len(order), chunk):
@@ -101,7 +100,7 @@ class Camera:
             )
         self.checkpoint = checkpoint
         self.backbone: Backbone = load_backbone(
-            made["name"], made["image_size"], device, made["precision"], made["windows"]
+            made["name"], made["image_size"], device, made["precision"], made["windows"], made.get("features", "map")
         )
 
     def take(self, picture: Image.Image | Path | str) -> Photograph:
@@ -110,5 +109,6 @@ class Camera:
         regions = self.backbone.extract([image])
         objects = self.backbone.pool_objects(regions)
         return Photograph(
-            self.checkpoint, image, regions[0], objects[0], self.backbone.boxes, self.backbone.object_boxes
+            self.checkpoint, image, regions[0], None if objects is None else objects[0], self.backbone.boxes,
+            self.backbone.object_boxes,
         )

@@ -7,6 +7,7 @@ so a run that was stopped goes on to the same numbers.
 Letters: B pairs, C captions, K regions, T words, d joint size.
 """
 
+import copy
 import json
 import math
 import time
@@ -31,7 +32,7 @@ from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import CheckpointError, TrainingError
 from bssan_lib.losses import batch_loss, negatives, ranking_loss
 from bssan_lib.model import BSSAN, CaptionCodes, ImageCodes, PairScores
-from bssan_lib.optimization import learning_rate, make_optimizer
+from bssan_lib.optimization import average_weights, learning_rate, make_optimizer
 from bssan_lib.parallel import average_gradients, gather_rows, share_weights
 from bssan_lib.retrieval import retrieval_metrics
 from bssan_lib.scoring import NAMES, score_model
@@ -90,6 +91,7 @@ class Trainer:
         if pairs % processes:
             raise TrainingError(f"training.batch_size: {processes} processes cannot share {pairs} pairs evenly.")
         share_weights(self.model, self.accelerator)
+        self.averaged = copy.deepcopy(model).eval() if training.average else model  # what dev measures and is kept
 
     # -- one step
 
@@ -100,7 +102,8 @@ class Trainer:
         """
         accelerator, model = self.accelerator, self.model
         share = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
-        images = model.encode_images(**image_batch(self.train_split, self.train_split.cap2im[share], accelerator.device))
+        split, views = self.train_split, self._views(rows)
+        images = model.encode_images(**image_batch(split, split.cap2im[share], accelerator.device, views))
         tokens, lengths = self.words.batch(share, accelerator.device)
         if accelerator.num_processes > 1:  # every process must hold words of one width
             width = int(self.words.lengths[rows].max())
@@ -114,9 +117,16 @@ class Trainer:
         vectors = model.image_vectors(seen), model.caption_vectors(read)
         return images, captions, tuple(gather_rows(part, accelerator) for part in vectors)
 
+    def _views(self, rows: np.ndarray) -> np.ndarray | None:
+        """Which view of its picture each of this process's pairs shows, a function of seed and step. rows: [B]."""
+        if self.train_split.views is None:
+            return None
+        drawn = np.random.default_rng([self.seed, self.step]).integers(0, 1 + self.train_split.views.shape[1], len(rows))
+        return np.array_split(drawn, self.accelerator.num_processes)[self.accelerator.process_index]
+
     def losses(self, own: PairScores, vectors, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
         """The loss of a batch from this process's rows of scores, and that of its global vectors (0 without any)."""
-        pairs = PairScores(*(gather_rows(part, self.accelerator) for part in (own.joint, own.w2r, own.o2w)))
+        pairs = own.each(lambda part: gather_rows(part, self.accelerator))
         image_rows = torch.from_numpy(self.train_split.cap2im[rows]).to(self.accelerator.device)
         loss = batch_loss(pairs, image_rows, epoch, self.training, self.model.config.direction)
         if vectors is None:
@@ -150,14 +160,15 @@ class Trainer:
         blocks = [torch.as_tensor(block) for block in np.array_split(np.arange(len(held[0])), parts) if len(block)]
         with self.accelerator.autocast(), torch.no_grad():
             made = [self.model.score(seen[block], read) for block in blocks]
-        own = PairScores(*(_held(torch.cat([getattr(pair, name) for pair in made])) for name in NAMES))
+        names = ("joint", *self.model.parts)
+        own = PairScores(**dict.fromkeys(NAMES) | {n: _held(torch.cat([getattr(pair, n) for pair in made])) for n in names})
         loss, global_loss = self.losses(own, vectors, rows, epoch)
         self._refuse_nan("loss", loss.item(), epoch)
         self.accelerator.backward(loss + global_loss)
         for block in blocks:
             with self.accelerator.autocast():
                 again = self.model.score(seen[block], read)
-            wanted = [(getattr(again, name), getattr(own, name).grad) for name in NAMES]
+            wanted = [(getattr(again, name), getattr(own, name).grad) for name in names]
             torch.autograd.backward(*zip(*((score, slope[block]) for score, slope in wanted if slope is not None)))
         codes = [(whole, leaf.grad) for whole, leaf in zip((images.regions, images.objects, captions.words), held)]
         codes = [(whole, slope) for whole, slope in codes if slope is not None and whole.requires_grad]
@@ -169,7 +180,7 @@ class Trainer:
         self.model.train()
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.total_steps, self.training)
+            group["lr"] = group["share"] * learning_rate(self.step, self.total_steps, self.training)
         self.optimizer.zero_grad()
         value = self.backward(rows, epoch).item()
         average_gradients(self.model, self.accelerator)
@@ -178,6 +189,8 @@ class Trainer:
             self._refuse_nan("gradient's norm", norm.item(), epoch)
         self.optimizer.step()
         self.step += 1
+        if self.averaged is not self.model:
+            average_weights(self.averaged, self.model, self.step, self.training.average)
         self._watch_collapse(value, epoch)
         return value
 
@@ -209,7 +222,7 @@ class Trainer:
         images = np.arange(min(len(self.dev_split.ids), self.training.dev_images))
         captions = np.flatnonzero(self.dev_split.cap2im < len(images))
         scores = score_model(
-            self.model, self.dev_split, self.dev_words, images=images, captions=captions, progress=False
+            self.averaged, self.dev_split, self.dev_words, images=images, captions=captions, progress=False
         )
         return retrieval_metrics(scores.joint, self.dev_split.cap2im[captions])
 
@@ -241,14 +254,14 @@ class Trainer:
         row = {
             "epoch": epoch, "step": self.step, "loss": self.loss_sum / self.steps_per_epoch,
             "seconds": time.perf_counter() - start, "pairs_per_second": speed,
-            "learning_rate": self.optimizer.param_groups[0]["lr"], "dev": self.dev_metrics(), **self.model.learned(),
+            "learning_rate": self.optimizer.param_groups[0]["lr"], "dev": self.dev_metrics(), **self.averaged.learned(),
         }
         self.history.append(row)
         self.loss_sum = 0.0
         if row["dev"]["rsum"] >= max(past["dev"]["rsum"] for past in self.history) and self.accelerator.is_main_process:
             images = min(len(self.dev_split.ids), self.training.dev_images)
             info = {"epoch": epoch, "step": self.step, "seed": self.seed, "dev_images": images, "dev": row["dev"]}
-            save_checkpoint(self.folder / "best", self.model, self.vocabulary, self.backbone, info)
+            save_checkpoint(self.folder / "best", self.averaged, self.vocabulary, self.backbone, info)
         self.save()
         if self.on_epoch:
             self.on_epoch(self.history)
@@ -268,6 +281,8 @@ class Trainer:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.averaged is not self.model:
+            tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, tensor in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(tensor)
@@ -301,7 +316,9 @@ class Trainer:
         return True
 
     def _take_up(self, state: dict, tensors: dict[str, Tensor]) -> None:
-        self.model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+        parts = {"model/": self.model} | ({} if self.averaged is self.model else {"averaged/": self.averaged})
+        for prefix, model in parts.items():
+            model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         for name, parameter in self.model.named_parameters():
             for full in (n for n in tensors if n.startswith("optimizer/") and n.split("/", 2)[2] == name):
                 key = full.split("/")[1]

@@ -4,7 +4,7 @@ Letters: N images, C captions, K regions, M objects, D feature size.
 
     {split}_ims.npy [N, K, D]    {split}_caps.txt     {split}_ids.txt    {split}_cap2im.npy [C]
     {split}_boxes.npy [N, K, 4]  {split}_objects.npy [N, M, D]           {split}_object_boxes.npy [N, M, 4]
-    {split}_phrases.jsonl        {split}_satisfies.npy [C, N]            meta.json
+    {split}_phrases.jsonl        {split}_satisfies.npy [C, N]            {split}_coco_ids.npy [C, 2]    meta.json
 
 A split exists once meta.json names it; that file is replaced last and whole.
 """
@@ -39,7 +39,7 @@ class PreparedSplit:
     folder: Path
     name: str
     regions: np.ndarray  # [N, K, D] float16 or float32
-    objects: np.ndarray | None  # [N, M, D]; None: the objects are the regions
+    objects: np.ndarray | None  # [N, M, D]; None: the objects are the regions, or windows over them (object_boxes)
     boxes: np.ndarray | None  # [N, K, 4] float32, x1 y1 x2 y2 as fractions of width and height
     object_boxes: np.ndarray | None  # [N, M, 4] float32
     captions: list[str]
@@ -48,6 +48,7 @@ class PreparedSplit:
     phrases: list[Phrase] | None
     satisfies: np.ndarray | None  # [C, N] bool
     meta: dict  # all of meta.json; meta["backbone"]["grid"] is [rows, columns], or None for bottom-up regions
+    views: np.ndarray | None = None  # [N, V, K, D]: training pictures mirrored and in part
 
     def image(self, row: int) -> Image.Image | None:
         """The picture of an image row as RGB, or None where pictures are not at hand."""
@@ -62,9 +63,9 @@ class PreparedSplit:
     @property
     def sizes(self) -> dict[str, int]:
         """Keys images N, captions C, regions K, objects M (K where objects is None), dimension D."""
-        objects = self.regions if self.objects is None else self.objects
+        own = self.objects if self.object_boxes is None else self.object_boxes
         return dict(images=len(self.regions), captions=len(self.captions), regions=self.regions.shape[1],
-                    objects=objects.shape[1], dimension=self.regions.shape[2])
+                    objects=(self.regions if own is None else own).shape[1], dimension=self.regions.shape[2])
 
 
 def read_meta(folder: Path) -> dict | None:
@@ -117,15 +118,17 @@ def open_prepared(folder: Path | str, split: str) -> PreparedSplit:
                 "splits": {split: {"notes": {"rows_per_image": repeats}}}}
     n, k, _ = regions.shape
     objects = _open_objects(folder / f"{split}_objects.npy", regions)
-    m = None if objects is None else objects.shape[1]
-    object_boxes = open_boxes(folder / f"{split}_object_boxes.npy", n, m) if m else None
+    windows = folder / f"{split}_object_boxes.npy"
+    m = objects.shape[1] if objects is not None else _windows(windows, meta)
+    object_boxes = open_boxes(windows, n, m) if m else None
     return PreparedSplit(
         folder=folder, name=split, regions=regions, objects=objects, captions=captions, cap2im=cap2im,
         meta=meta, object_boxes=object_boxes,
         boxes=open_boxes(folder / f"{split}_boxes.npy", n, k, repeats),
         ids=read_ids(folder / f"{split}_ids.txt", n, repeats) or [f"row {row}" for row in range(n)],
         phrases=_read_phrases(folder / f"{split}_phrases.jsonl", captions),
-        satisfies=_open_satisfies(folder / f"{split}_satisfies.npy", len(captions), n))
+        satisfies=_open_satisfies(folder / f"{split}_satisfies.npy", len(captions), n),
+        views=_open_views(folder / f"{split}_views.npy", regions))
 
 
 def check_files(folder: Path, files: dict[str, dict]) -> None:
@@ -155,19 +158,20 @@ def verify_checksums(folder: Path | str) -> int:
 
 
 def write_split(folder: Path | str, raw: RawSplit, backbone, progress: bool = True,
-                meta: dict | None = None) -> None:
+                meta: dict | None = None, views: int = 0) -> None:
     """Prepares a split: features (resumed if begun, kept if images are the same), other files, meta.json.
 
-    meta: further keys of meta.json; its key "split" holds further keys of this split's entry. A second
+    meta: further keys of meta.json; its key "split" holds further keys of this split's entry. views: V, how
+    many further views of each picture are kept, see `extraction.further_view`. A second
     process waits for the first. DataError: a split that contradicts itself, another backbone than that of the
     folder's other splits, a folder that cannot be written, a full disk.
     """
     with locked(Path(folder)):
-        write_locked(Path(folder), raw, backbone, progress, meta)
+        write_locked(Path(folder), raw, backbone, progress, meta, views)
 
 
 def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True,
-                 extra: dict | None = None) -> None:
+                 extra: dict | None = None, views: int = 0) -> None:
     """`write_split` for a caller that holds the folder's lock already."""
     _check_raw(raw)
     extra = dict(extra or {})
@@ -180,14 +184,16 @@ def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True,
         raise DataError(f"{folder}: its features were made with another backbone (differs in "
                         f"{', '.join(differ)}); give another folder for the prepared features")
     meta.update(extra, versions=_versions())
-    key = features_key(raw, descriptor)
+    key = features_key(raw, descriptor, views)
     # meta.json forgets the split before a file of it changes, so that a kill leaves no mixture that looks
     # whole.
     meta["splits"].pop(raw.name, None)
+    if not views:
+        (folder / f"{raw.name}_views.npy").unlink(missing_ok=True)
     if not _has_features(folder, meta, raw.name, key):
         meta["features"].pop(raw.name, None)
         _write(folder, replace_json, {"meta.json": meta})
-        features = extract_features(folder, raw, backbone, progress)
+        features = extract_features(folder, raw, backbone, progress, views)
         meta["features"][raw.name] = {"key": key, "files": _describe(features)}
     _write(folder, replace_json, {"meta.json": meta})
     others = _write_others(folder, raw, backbone)
@@ -210,12 +216,14 @@ def _write_others(folder: Path, raw: RawSplit, backbone) -> list[Path]:
         arrays[f"{name}_object_boxes.npy"] = np.tile(np.asarray(backbone.object_boxes, np.float32), (n, 1, 1))
     if raw.satisfies is not None:
         arrays[f"{name}_satisfies.npy"] = raw.satisfies.astype(bool)
+    if raw.coco_ids is not None:
+        arrays[f"{name}_coco_ids.npy"] = raw.coco_ids.astype(np.int64)
     if raw.phrases is not None:
         text[f"{name}_phrases.jsonl"] = [json.dumps(vars(phrase)) for phrase in raw.phrases]
     whole = {key: "".join(f"{line}\n" for line in lines).encode() for key, lines in text.items()}
     _write(folder, replace_bytes, whole)
     _write(folder, replace_array, arrays)
-    for optional in ("object_boxes.npy", "satisfies.npy", "phrases.jsonl"):
+    for optional in ("object_boxes.npy", "satisfies.npy", "coco_ids.npy", "phrases.jsonl"):
         if f"{name}_{optional}" not in {**text, **arrays}:
             (folder / f"{name}_{optional}").unlink(missing_ok=True)
     return [folder / key for key in {**text, **arrays}]
@@ -270,6 +278,22 @@ def _open_objects(path: Path, regions: np.ndarray) -> np.ndarray | None:
         raise DataError(f"{path}: the shape {list(objects.shape)} does not go with the regions' "
                         f"{list(regions.shape)}")
     return objects
+
+
+def _windows(path: Path, meta: dict) -> int | None:
+    """How many windows the model is to pool, for features that its last stage reads; else None."""
+    if meta["backbone"].get("features") != "stage" or not path.is_file():
+        return None
+    return open_array(path, 3, "f", "[images, objects, 4]").shape[1]
+
+
+def _open_views(path: Path, regions: np.ndarray) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    views = open_array(path, 4, "f", "[images, views, regions, dimension]")
+    if (len(views), *views.shape[2:]) != regions.shape:
+        raise DataError(f"{path}: the shape {list(views.shape)} does not go with the regions' {list(regions.shape)}")
+    return views
 
 
 def _open_satisfies(path: Path, captions: int, images: int) -> np.ndarray | None:
