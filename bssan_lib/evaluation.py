@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from bssan_lib.data.prepared import PreparedSplit, list_splits, open_prepared
 from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.grounding import MAPS, ONLY_BY_TYPE, grounded_captions, measure_phrases, summary
 from bssan_lib.grounding_checks import CHECKED, add_checks
+from bssan_lib.records import Metrics, describe_gallery, describe_run, write_ranks
 from bssan_lib.retrieval import (
     bootstrap_intervals, evaluate_protocol, fold_ranks, pair_metrics, protocol_folds, protocol_ranks,
     ranks_metrics,
@@ -35,7 +37,7 @@ def evaluate(
     memory: str | int = "1GiB", progress: bool = True, seed: int = 0, scores: Scores | None = None,
     precision: str = "float32",
     checks: bool = False,
-) -> dict:
+) -> Metrics:
     """Every number of a checkpoint on a split.
 
     checkpoint: a `Checkpoint`. split: N images with captions. protocol: "full", "5k" or "1k-5fold".
@@ -45,48 +47,58 @@ def evaluate(
     costs two more passes of attention.
 
     Returns {"dataset", "split", "protocol", "n_images", "n_captions", "i2t", "t2i", "rsum", "ci95",
-    "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model", "seconds"}. Not everything is
+    "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model", "run", "seconds"}. Not everything is
     everywhere: "ci95" needs bootstrap; "satisfying" (R@K against all that satisfy) needs `split.satisfies`;
     "grounding" (see `grounding.grounding_metrics` for its keys, `ground` for those of checks) needs phrases with
-    boxes and regions with boxes, and takes the whole split; "pairs" is for a split of minimal pairs, and for
-    "test" where the split "pairs" stands beside it.
+    boxes, regions with boxes and attention in both directions, and takes the whole split; "directions" names those
+    that the method has; "pairs" is for a split of minimal pairs, and for "test" where the split "pairs" stands beside it.
     ConfigError for an unknown protocol, DataError where the split is too small for it.
     """
-    last = protocol_folds(len(split.ids), protocol)[-1][1]
+    protocol_folds(len(split.ids), protocol)  # refused before anything is scored
     if scores is None:
         scores = score_split(checkpoint, split, memory, precision=precision, progress=progress)
-    ranks = protocol_ranks(scores.joint, split.cap2im, protocol)
-    metrics = {
-        "dataset": split.meta.get("source") or split.folder.name, "split": split.name, "protocol": protocol,
-        "n_images": last, "n_captions": int(np.sum(split.cap2im < last)), **ranks_metrics(ranks),
-    }
-    if bootstrap:
-        metrics["ci95"] = bootstrap_intervals(ranks, bootstrap, seed)
-    metrics["directions"] = {
-        way: evaluate_protocol(getattr(scores, way), split.cap2im, protocol) for way in ("w2r", "o2w")
-    }
+    metrics = retrieval_of(scores.joint, split, protocol, bootstrap, seed)
+    own = {way: getattr(scores, way) for way in ("w2r", "o2w") if getattr(scores, way) is not None}
+    if own:
+        metrics["directions"] = {way: evaluate_protocol(part, split.cap2im, protocol) for way, part in own.items()}
     if split.satisfies is not None:
         metrics["satisfying"] = evaluate_protocol(scores.joint, split.cap2im, protocol, split.satisfies)
     seconds = dict(scores.seconds)
-    if split.phrases and split.boxes is not None:
+    if split.phrases and split.boxes is not None and len(own) == 2:
         start = time.perf_counter()
         found = ground(checkpoint, split, bootstrap, seed, progress, checks)
         if found:
             metrics["grounding"] = found
             seconds["attend"] = time.perf_counter() - start
-    if pair_kinds(split):
-        metrics["pairs"] = _pairs(split, scores.joint)
-    elif split.name == "test" and "pairs" in list_splits(split.folder):
-        pairs = open_prepared(split.folder, "pairs")
-        joint = score_split(checkpoint, pairs, memory, precision=precision, progress=progress).joint
-        metrics["pairs"] = _pairs(pairs, joint)
-    backbone = checkpoint.backbone or {}
-    metrics["model"] = {
-        **checkpoint.model.summary(), "vocabulary_sha256": checkpoint.vocabulary.sha256,
-        "backbone": backbone.get("name"),
-    }
+    add_pairs(metrics, split, scores.joint,
+              lambda pairs: score_split(checkpoint, pairs, memory, precision=precision, progress=progress).joint)
+    metrics["model"] = model_summary(checkpoint)
+    if scores.gate is not None:
+        metrics["model"]["learned"]["gate"] = scores.gate  # where each pair has a gate of its own: their mean
+    if run := describe_run(checkpoint):
+        metrics["run"] = run
     metrics["seconds"] = seconds
     return metrics
+
+
+def retrieval_of(joint: np.ndarray, split: PreparedSplit, protocol: str, bootstrap: int, seed: int) -> Metrics:
+    """What was ranked, recalls and their intervals, from scores [N, C]; with the ranks and the gallery's digest."""
+    last = protocol_folds(len(split.ids), protocol)[-1][1]
+    ranks = protocol_ranks(joint, split.cap2im, protocol)
+    metrics = Metrics({
+        "dataset": split.meta.get("source") or split.folder.name, "split": split.name, "protocol": protocol,
+        "n_images": last, "n_captions": int(np.sum(split.cap2im < last)), **ranks_metrics(ranks),
+    })
+    metrics.ranks, metrics.gallery = ranks, describe_gallery(split, last)
+    if bootstrap:
+        metrics["ci95"] = bootstrap_intervals(ranks, bootstrap, seed)
+    return metrics
+
+
+def model_summary(checkpoint) -> dict:
+    """What metrics.json says of a model."""
+    return {**checkpoint.model.summary(), "vocabulary_sha256": checkpoint.vocabulary.sha256,
+            "backbone": (checkpoint.backbone or {}).get("name")}
 
 
 def ground(
@@ -115,6 +127,15 @@ def ground(
 def pair_kinds(split: PreparedSplit) -> list[str] | None:
     """What each pair of a split of minimal pairs differs in, or None for any other split of N images."""
     return split.meta.get("splits", {}).get(split.name, {}).get("notes", {}).get("kinds")
+
+
+def add_pairs(metrics: dict, split: PreparedSplit, joint: np.ndarray, score: Callable) -> None:
+    """Adds "pairs" for a split of minimal pairs with scores [N, C], or for those beside test, which `score` scores."""
+    if pair_kinds(split):
+        metrics["pairs"] = _pairs(split, joint)
+    elif split.name == "test" and "pairs" in list_splits(split.folder):
+        pairs = open_prepared(split.folder, "pairs")
+        metrics["pairs"] = _pairs(pairs, score(pairs))
 
 
 def _pairs(split: PreparedSplit, scores: np.ndarray) -> dict:
@@ -180,12 +201,16 @@ def plain(value):
 
 
 def write_metrics(metrics: dict, path: Path | str) -> None:
-    """Writes metrics as JSON, whole or not at all, keys in their order. Raises RunError where it cannot."""
+    """Writes metrics as JSON, whole or not at all, keys in their order, and the ranks that `evaluate` left with them.
+
+    Raises RunError where it cannot.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     text = json.dumps(plain(metrics), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_ranks(metrics, path)
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
@@ -199,8 +224,8 @@ def write_metrics(metrics: dict, path: Path | str) -> None:
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
     """Retrieval as a table: a row for the joint score, each direction alone, and against all that satisfy."""
-    alone = metrics["directions"]
-    rows = {"joint": metrics, "W2R alone": alone["w2r"], "O2W alone": alone["o2w"]}
+    alone = metrics.get("directions", {})
+    rows = {"joint": metrics, **{f"{way.upper()} alone": row for way, row in alone.items()}}
     if "satisfying" in metrics:
         rows["joint, all that satisfy"] = metrics["satisfying"]
     cells = {}

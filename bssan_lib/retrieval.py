@@ -14,7 +14,7 @@ Protocols: "full" ranks everything; "5k" the first 5,000 images; "1k-5fold" five
 with their own captions as the only candidates, and the mean of each named metric over the folds. A gallery of
 1,000 is easier than one of 5,000: numbers of different protocols do not compare.
 
-Letters: N images, C captions, Q queries, S bootstrap samples, P pairs.
+Letters: N images, C captions, Q queries, S bootstrap samples, E evaluations, P pairs.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ import numpy as np
 from bssan_lib.errors import BssanError, ConfigError, DataError
 
 RECALLS = (1, 5, 10)
+MEASURES = tuple(f"{way} R@{k}" for way in ("i2t", "t2i") for k in RECALLS)  # what rsum is the sum of
 PROTOCOLS = {"full": None, "5k": (1, 5000), "1k-5fold": (5, 1000)}  # folds, images in each; None: all
 CHUNK = 2**22  # numbers of a score matrix held at a time, so that a memory-mapped one is never loaded whole
 CHANCE = {"text": 25.0, "image": 25.0, "group": 100 / 6}  # four scores in random order
@@ -237,6 +238,44 @@ def bootstrap_intervals(folds: Ranks | list[Ranks], samples: int = 1000, seed: i
         **{way: {name: interval(values) for name, values in mean[way].items()} for way in ("i2t", "t2i")},
         "rsum": interval(mean["rsum"]),
     }
+
+
+def _image_hits(fold: Ranks, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits [n, 6] and queries [n, 6] of each of the n images, in the order of MEASURES."""
+    hits, asked = [], []
+    for ranks, owners in ((fold.i2t, fold.images), (fold.t2i, fold.caption_images)):
+        columns = np.searchsorted(images, owners)
+        hits += [np.bincount(columns[ranks <= k], minlength=len(images)) for k in RECALLS]
+        asked += [np.bincount(columns, minlength=len(images))] * len(RECALLS)
+    return np.stack(hits, 1).astype(float), np.stack(asked, 1).astype(float)
+
+
+def resampled_recalls(evaluations: list[list[Ranks]], samples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Recalls of several evaluations of one gallery, all of them under the same resampled images: a paired bootstrap.
+
+    evaluations: E lists of folds. In each sample, images are drawn as in `bootstrap_intervals` (with its very draws),
+    and every evaluation answers the queries that they bring; so a difference within a sample is one between models,
+    not between easy and hard images. Returns [E, S, 6] percent, in the order of MEASURES; rsum is the sum over these.
+    Raises DataError where the evaluations do not have the same queries. Memory: a few times CHUNK numbers.
+    """
+    for number, evaluation in enumerate(evaluations):
+        if len(evaluation) != len(evaluations[0]):
+            raise DataError(f"Evaluation {number} has {len(evaluation)} folds, evaluation 0 has {len(evaluations[0])}.")
+        for fold, first in zip(evaluation, evaluations[0]):
+            for part in ("images", "captions", "caption_images"):
+                if not np.array_equal(getattr(fold, part), getattr(first, part)):
+                    raise DataError(f"Evaluation {number} has other {part.replace('_', ' ')} as queries than "
+                                    "evaluation 0: they are not of the same gallery, so they cannot be paired.")
+    rng = np.random.default_rng(seed)
+    recalls = np.zeros((len(evaluations), samples, len(MEASURES)))
+    for folds in zip(*evaluations):
+        images = np.union1d(folds[0].images, folds[0].caption_images)
+        hits, asked = (np.stack(part) for part in zip(*(_image_hits(fold, images) for fold in folds)))  # [E, n, 6]
+        step = max(1, CHUNK // len(images))
+        for first in range(0, samples, step):
+            counts = resampled_counts(len(images), min(step, samples - first), rng).astype(float)  # [s, n]
+            recalls[:, first:first + step] += 100.0 * (counts @ hits) / (counts @ asked[0])
+    return recalls / len(evaluations[0])
 
 
 def interval(values: np.ndarray) -> list[float]:

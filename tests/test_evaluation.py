@@ -153,7 +153,7 @@ def test_the_file(whole, tmp_path):
     write_metrics(whole[1], path)
     read = json.loads(path.read_text())
     assert list(read) == list(whole[1]) and read["i2t"]["R@1"] == round(whole[1]["i2t"]["R@1"], 4)
-    assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["metrics.json", "metrics.ranks.npz"]
 
 
 def test_plain_values():

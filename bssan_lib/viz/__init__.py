@@ -10,6 +10,7 @@ from bssan_lib.viz.links import links
 from bssan_lib.viz.matrices import alignment, matrix_panel
 from bssan_lib.viz.notes import attention_note, checkpoint_note
 from bssan_lib.viz.retrieval import retrieved_captions, retrieved_images
+from bssan_lib.viz.runs import run_dots
 from bssan_lib.viz.search import gallery_growth, shortlist_curves
 from bssan_lib.viz.style import column_width, figure_bytes, note_text, paper_style, save_figure
 
@@ -38,6 +39,7 @@ __all__ = [
     "region_grid",
     "retrieved_captions",
     "retrieved_images",
+    "run_dots",
     "save_figure",
     "shortlist_curves",
     "training_curves",
