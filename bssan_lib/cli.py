@@ -8,7 +8,7 @@ import signal
 import sys
 
 from . import __version__
-from .commands import explore, figures, photos, run, search
+from .commands import check, compare, explore, figures, photos, run, search
 from .errors import BssanError
 
 
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bssan {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for group in (run, photos, figures, search, explore):
+    for group in (run, compare, check, photos, figures, search, explore):
         group.add_commands(commands)
     return parser
 

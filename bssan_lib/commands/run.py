@@ -52,7 +52,13 @@ def add_commands(commands) -> None:
     add_global.set_defaults(command=_add_global)
 
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on raw or prepared data")
-    evaluate.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a run folder")
+    evaluate.add_argument(
+        "--checkpoint",
+        required=True,
+        action="append",
+        metavar="DIR",
+        help="a checkpoint or a run folder; given several times: the ensemble of them, scores averaged",
+    )
     evaluate.add_argument(
         "--data", required=True, metavar="DIR", help="raw pictures and captions, or features"
     )
@@ -79,7 +85,12 @@ def add_commands(commands) -> None:
         action="store_true",
         help="also compare attention with a prior of training boxes, other captions' words and an untrained model",
     )
-    evaluate.add_argument("--out", metavar="FILE", help="write the metrics there as JSON")
+    evaluate.add_argument(
+        "--eccv",
+        action="store_true",
+        help="MSCOCO's test split: also by ECCV Caption and CxC, which list more right answers (extra bssan[eccv])",
+    )
+    evaluate.add_argument("--out", metavar="FILE", help="write the metrics there as JSON, and every query's rank beside it")
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -181,7 +192,8 @@ def _add_global(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ..checkpoint import find_checkpoint, load_checkpoint
-    from ..data import detect_source, open_prepared, prepare
+    from ..data import RAW_SOURCES, detect_source, open_prepared, prepare
+    from ..ensemble import average_scores, evaluate_ensemble
     from ..evaluation import evaluate, format_grounding, write_metrics
     from ..launch import first_process_first
     from ..report import metrics_rows
@@ -190,24 +202,50 @@ def _evaluate(options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else None
     if out and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
-    find_checkpoint(options.checkpoint)
+    for given in options.checkpoint:
+        find_checkpoint(given)
     source = detect_source(options.data)
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoints = [load_checkpoint(given) for given in options.checkpoint]
+    checkpoint, several = checkpoints[0], len(checkpoints) > 1
+    if several and options.grounding_checks:
+        raise ConfigError("--grounding-checks: attention is one model's own; give one --checkpoint")
     folder, data = Path(options.data), None
-    if source == "flickr8k":
+    if source in RAW_SOURCES:
         data = _data_of_checkpoint(checkpoint, options)
         folder = Path(data.prepared)
+    if options.eccv:
+        from ..eccv import eccv_metrics, eccv_rows, import_eccv, read_coco_ids
+        from ..scoring import score_split
+
+        import_eccv()  # says what is missing before anything is computed
     state = first_process_first(lambda: data and prepare(data, [options.split]))
     split = open_prepared(folder, options.split)
-    check_backbone(checkpoint, split)
-    checkpoint.model.to(state.device)
-    metrics = evaluate(
-        checkpoint, split, options.protocol, options.bootstrap, options.memory, precision=options.precision,
-        checks=options.grounding_checks,
-    )
+    for one in checkpoints:
+        check_backbone(one, split)
+    coco_ids, scores = read_coco_ids(split) if options.eccv else None, None
+    if options.eccv:
+        scores = (average_scores(checkpoints, split, options.memory, options.precision) if several
+                  else score_split(checkpoint, split, options.memory, precision=options.precision))
+    if several:
+        metrics = evaluate_ensemble(
+            checkpoints, split, options.protocol, options.bootstrap, options.memory, precision=options.precision,
+            scores=scores,
+        )
+    else:
+        checkpoint.model.to(state.device)
+        metrics = evaluate(
+            checkpoint, split, options.protocol, options.bootstrap, options.memory, precision=options.precision,
+            checks=options.grounding_checks, scores=scores,
+        )
+    if options.eccv:
+        metrics |= eccv_metrics(scores.joint, split.cap2im, coco_ids)
     if not state.is_main_process:
         return
+    if several:
+        print(f"ensemble of {len(checkpoints)} models, scores averaged")
     print_table(metrics_rows(metrics))
+    if "eccv" in metrics:
+        print_table(eccv_rows(metrics))
     if "grounding" in metrics:
         print(f"\n{format_grounding(metrics)}\n")
     if out:
@@ -218,6 +256,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _data_of_checkpoint(checkpoint, options: argparse.Namespace):
     """Settings that turn raw data into features of the kind that a checkpoint was trained on."""
     from ..config import Config, DataConfig
+    from ..data import detect_source
     from ..runs import absolute_paths
 
     made = checkpoint.backbone
@@ -227,13 +266,14 @@ def _data_of_checkpoint(checkpoint, options: argparse.Namespace):
             "cannot be turned into such; give a folder that has {split}_ims.npy"
         )
     data = DataConfig(
-        source="flickr8k",
+        source=detect_source(options.data),
         folder=options.data,
         prepared=options.prepared,
         backbone=made["name"],
         image_size=made["image_size"],
         precision=made["precision"],
         windows=list(made["windows"]),
+        features=made.get("features", "map"),
     )
     return absolute_paths(Config(data=data)).data
 

@@ -89,14 +89,13 @@ def _source(folder: str) -> str:
 
 
 def _open_split(checkpoint, options: argparse.Namespace, source: str):
-    from ..data import list_splits, open_prepared, prepare
-    from ..data.flickr8k import split_files
+    from ..data import RAW_SOURCES, list_splits, open_prepared, prepare, raw_splits
     from ..scoring import check_backbone
     from .run import _data_of_checkpoint
 
     folder = Path(options.data)
-    name = options.split or _only(list(split_files(folder)) if source == "flickr8k" else list_splits(folder), folder)
-    if source == "flickr8k":
+    name = options.split or _only(raw_splits(source, folder) if source in RAW_SOURCES else list_splits(folder), folder)
+    if source in RAW_SOURCES:
         folder = prepare(_data_of_checkpoint(checkpoint, options), [name])
     split = open_prepared(folder, name)
     check_backbone(checkpoint, split)

@@ -9,6 +9,8 @@ from pathlib import Path
 from bssan_lib.config import prepared_folder
 from bssan_lib.data.files import locked, sha256_of
 from bssan_lib.data.flickr8k import CAPTION_FILES, flickr8k_source, source_files, split_files
+from bssan_lib.data.karpathy import (FILES, by_split, karpathy_file, karpathy_files, karpathy_source, karpathy_state,
+                                     read_entries)
 from bssan_lib.data.precomp import precomp_splits
 from bssan_lib.data.prepared import (PreparedSplit, check_files, list_splits, open_prepared, read_meta,
                                      verify_checksums, write_locked, write_split)
@@ -16,14 +18,16 @@ from bssan_lib.data.raw import Phrase, RawSplit
 from bssan_lib.data.vocabulary import Vocabulary, tokenize
 from bssan_lib.errors import DataError
 
-__all__ = ["prepare", "detect_source", "open_prepared", "list_splits", "verify_checksums", "write_split",
+__all__ = ["prepare", "detect_source", "raw_splits", "open_prepared", "list_splits", "verify_checksums", "write_split",
            "PreparedSplit", "RawSplit", "Phrase", "tokenize", "Vocabulary"]
 
 SCENES = ["train", "dev", "test", "pairs"]
+# Folders of pictures with captions, of which features are made; each function: (folder, splits, entities) -> RawSplits.
+RAW_SOURCES = {"flickr8k": flickr8k_source, "karpathy": karpathy_source}
 
 
 def detect_source(folder: Path | str) -> str:
-    """What a folder holds: "prepared", "precomp" or "flickr8k". DataError if missing or none of them."""
+    """What a folder holds: "prepared", "precomp", "flickr8k" or "karpathy". DataError if missing or none of them."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected pictures with captions, or prepared features")
@@ -32,11 +36,20 @@ def detect_source(folder: Path | str) -> str:
     texts = [*CAPTION_FILES, *(f"Flickr_8k.{split}Images.txt" for split in ("train", "dev", "test"))]
     if any((place / name).is_file() for place in (folder, folder / "Flickr8k_text") for name in texts):
         return "flickr8k"
+    if karpathy_files(folder):
+        return "karpathy"
     if any(folder.glob("*_ims.npy*")):
         raise DataError(f"{folder}: features without captions ({{split}}_caps.txt), or a preparation that "
                         "was stopped; give the command that began it again")
     raise DataError(f"{folder}: neither prepared features ({{split}}_ims.npy, {{split}}_caps.txt) nor a "
-                    f"Flickr8k folder ({' or '.join(CAPTION_FILES)}, Flickr_8k.{{train,dev,test}}Images.txt)")
+                    f"Flickr8k folder ({' or '.join(CAPTION_FILES)}, Flickr_8k.{{train,dev,test}}Images.txt) nor "
+                    f"Karpathy's file beside pictures ({' or '.join(FILES)})")
+
+
+def raw_splits(source: str, folder: Path | str) -> list[str]:
+    """The splits of a folder of pictures, by its source. DataError if the files that name them are missing or damaged."""
+    folder = Path(folder)
+    return list(by_split(read_entries(karpathy_file(folder))) if source == "karpathy" else split_files(folder))
 
 
 def _has_features(folder: Path) -> bool:
@@ -63,6 +76,10 @@ def prepare(data, splits: list[str] | None = None, progress: bool = True) -> Pat
         if data.source == "precomp" and not is_features:
             raise DataError(f"{folder}: the source is precomp, but this is a {kind} folder; set data.source "
                             f"to {kind}")
+        if data.source == "karpathy" and kind == "flickr8k":
+            karpathy_file(folder)  # a folder may hold the files of both; if not, this says which it lacks
+        elif data.source == "flickr8k" and kind == "karpathy":
+            raise DataError(f"{folder}: the source is flickr8k, but this is a karpathy folder; set data.source to karpathy")
     if is_features:
         for split in set(splits or []) - set(list_splits(folder)):
             raise DataError(f"{folder}: no split {split!r}; there are "
@@ -74,6 +91,8 @@ def prepare(data, splits: list[str] | None = None, progress: bool = True) -> Pat
 def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: bool) -> Path:
     made_from = {key: getattr(data, key) for key in ("source", "backbone", "image_size", "precision")}
     made_from |= {"windows": list(data.windows), "folder": str(folder.resolve()) if folder else None}
+    made_from |= {"features": data.features} if data.features != "map" else {}
+    made_from |= {"views": data.views} if data.views else {}
     if data.source == "scenes":
         from bssan_lib.data.scenes import RECIPE
 
@@ -81,8 +100,9 @@ def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: 
         available, source_state = SCENES, {}
     else:
         entities = Path(data.entities) if data.entities else None
-        available = list(split_files(folder))
-        source_state = {str(path.resolve()): sha256_of(path) for path in source_files(folder, entities)}
+        available = raw_splits(data.source, folder)
+        files = karpathy_state(folder, entities) if data.source == "karpathy" else source_files(folder, entities)
+        source_state = {str(path.resolve()): sha256_of(path) for path in files}
         source_state |= {"entities": str(entities)} if entities else {}
     for split in set(splits or []) - set(available):
         raise DataError(f"{folder or 'scenes'}: no split {split!r}; there are {', '.join(available)}")
@@ -98,10 +118,11 @@ def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: 
             from bssan_lib.backbone import load_backbone  # torch is slow to import and not needed before
 
             backbone = load_backbone(data.backbone, image_size=data.image_size, precision=data.precision,
-                                     windows=tuple(data.windows))
-            meta = {"source": data.source, "made_from": made_from, "split": {"source_state": source_state}}
-            for name in missing:
-                write_locked(place, raws[name], backbone, progress, meta)
+                                     windows=tuple(data.windows), features=data.features)
+            name = karpathy_file(folder).stem.removeprefix("dataset_") if data.source == "karpathy" else data.source
+            meta = {"source": name, "made_from": made_from, "split": {"source_state": source_state}}
+            for split in missing:
+                write_locked(place, raws[split], backbone, progress, meta, data.views if split == "train" else 0)
     return place
 
 
@@ -110,7 +131,7 @@ def _read_source(data, folder: Path, splits: list[str], progress: bool) -> dict[
         from bssan_lib.data.scenes import scenes_source
 
         return scenes_source(folder, data.images, data.seed, progress)
-    return flickr8k_source(folder, splits, Path(data.entities) if data.entities else None)
+    return RAW_SOURCES[data.source](folder, splits, Path(data.entities) if data.entities else None)
 
 
 def _missing(place: Path, wanted: list[str], made_from: dict, source_state: dict) -> list[str]:

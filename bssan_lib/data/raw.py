@@ -36,3 +36,4 @@ class RawSplit:
     phrases: list[Phrase] | None = None  # None: this source has no boxes
     satisfies: np.ndarray | None = None  # [C, N] bool: every image a caption is true of; None: not known
     notes: dict = field(default_factory=dict)  # JSON-able; kept in meta.json under splits.<name>.notes
+    coco_ids: np.ndarray | None = None  # [C, 2] int64: COCO's image id and caption id of each caption; None: not COCO

@@ -15,7 +15,7 @@ from PIL import Image
 from bssan_lib.batches import Words
 from bssan_lib.checkpoint import Checkpoint, load_checkpoint
 from bssan_lib.config import load_config, prepared_folder
-from bssan_lib.data import detect_source, list_splits, open_prepared
+from bssan_lib.data import RAW_SOURCES, detect_source, list_splits, open_prepared
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.scene_drawing import draw_scene
 from bssan_lib.data.scenes import make_scenes
@@ -172,10 +172,10 @@ def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tu
 def features_folder(data: Path | str) -> Path:
     """A folder of prepared features, or DataError that says how to get one."""
     kind = detect_source(data)
-    if kind == "flickr8k":
+    if kind in RAW_SOURCES:
         raise DataError(
             f"{data}: pictures without features; prepare them first (bssan prepare --config "
-            f"configs/flickr8k.yaml --data {data}), then give the prepared folder"
+            f"configs/{'flickr30k' if kind == 'karpathy' else kind}.yaml --data {data}), then give the prepared folder"
         )
     return Path(data)
 
@@ -228,7 +228,7 @@ def features_of(photograph: Photograph) -> tuple:
 @torch.inference_mode()
 def _encode(checkpoint: Checkpoint, features: tuple) -> ImageCodes:
     """One image's codes: [1, K, d], [1, M, d]."""
-    device = checkpoint.model.bilinear.weight.device
+    device = checkpoint.model.device
     tensors = [
         None if part is None else torch.from_numpy(np.array(part, np.float32))[None].to(device) for part in features
     ]
@@ -238,7 +238,7 @@ def _encode(checkpoint: Checkpoint, features: tuple) -> ImageCodes:
 @torch.inference_mode()
 def _encode_captions(checkpoint: Checkpoint, captions: list[str]) -> CaptionCodes:
     words, model = Words(captions, checkpoint.vocabulary), checkpoint.model.eval()
-    return model.encode_captions(*words.batch(np.arange(len(words)), model.bilinear.weight.device))
+    return model.encode_captions(*words.batch(np.arange(len(words)), model.device))
 
 
 @torch.inference_mode()

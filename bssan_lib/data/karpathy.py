@@ -1,0 +1,244 @@
+"""Karpathy's splits beside raw pictures: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json.
+
+    {"dataset": "coco", "images": [{"filename": NAME, "filepath": "val2014", "split": "test", "cocoid": 391895,
+      "sentences": [{"raw": "A man ...", "tokens": ["a", "man", ...], "sentid": 770337}, ...], "sentids": [...]}, ...]}
+
+Only COCO's entries have filepath and cocoid. Splits: train and restval are our train, val our dev, test our test
+(Karpathy, Fei-Fei, CVPR 2015, DOI 10.1109/CVPR.2015.7298932). Captions are the raw sentences, cut into words by our own
+rules; an image has as many as it has. Flickr30K Entities, zip or folder, is used where it lies there.
+
+Letters: N images, C captions.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from bssan_lib.data.entities import entities_phrases
+from bssan_lib.data.flickr8k import ENTITIES
+from bssan_lib.data.raw import RawSplit
+from bssan_lib.errors import DataError
+
+FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
+FILE_FOLDERS = ("", "karpathy", "annotations", "caption_datasets")
+IMAGE_FOLDERS = ("", "images", "Images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset", "Flickr8k_Dataset")
+ENTITIES_FOLDERS = ("", "annotations", "flickr30k_entities", "Flickr30kEntities")
+SPLIT_OF = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
+
+
+class Entry(NamedTuple):
+    """One image of the file. number: its place in "images", from 0. ids: (cocoid, sentid) of each caption, or None."""
+
+    number: int
+    filepath: str
+    filename: str
+    split: str
+    captions: list[str]
+    ids: list[tuple[int, int]] | None
+
+    def name(self, flat: bool) -> str:
+        """The file's name under the folder of images: with its filepath, or without it where all lie in one folder."""
+        return f"{self.filepath}/{self.filename}" if self.filepath and not flat else self.filename
+
+
+def karpathy_source(folder: Path, splits: list[str] | None = None, entities: Path | None = None) -> dict[str, RawSplit]:
+    """The splits of a folder by name; `splits` None: all that the file names.
+
+    entities: Flickr30K Entities as a zip or a folder, looked for in the folder when None. DataError, naming the file,
+    the image's entry and what to do: damaged JSON, a field missing or of another type, an unknown split, an empty
+    sentence, an image or a COCO id named twice, a picture of a wanted split that is not there.
+    """
+    folder = Path(folder)
+    path = karpathy_file(folder)
+    members = by_split(read_entries(path))
+    for name in splits or []:
+        if name not in members:
+            raise DataError(f"{path}: no split {name!r}; there are {', '.join(members)}")
+    wanted = {name: members[name] for name in splits or members}
+    images, flat = image_layout(folder, [entry for entries in wanted.values() for entry in entries])
+    for name, entries in wanted.items():
+        if missing := missing_pictures(images, flat, entries):
+            first = missing[0]
+            raise DataError(f"{path}, images[{first.number}]: there is no picture {images / first.name(flat)}; "
+                            f"{len(missing):,} of {len(entries):,} of split {name} are missing: add them, or ask for "
+                            "other splits")
+    place = Path(entities) if entities else find_entities(folder)
+    return {name: _split(name, entries, path, images, flat, place) for name, entries in wanted.items()}
+
+
+def karpathy_files(folder: Path) -> list[Path]:
+    """Karpathy's files in a folder, or in the first of its usual subfolders that has any."""
+    for place in FILE_FOLDERS:
+        if found := [folder / place / name for name in FILES if (folder / place / name).is_file()]:
+            return found
+    return []
+
+
+def karpathy_file(folder: Path) -> Path:
+    """The file of a folder. All three come in one archive: then that one whose pictures are there. DataError if none."""
+    found = karpathy_files(folder)
+    if not found:
+        raise DataError(f"{folder}: no {' or '.join(FILES)}; expected one of them there or in "
+                        f"{', '.join(f'{place}/' for place in FILE_FOLDERS[1:])}")
+    if len(found) == 1:
+        return found[0]
+    fit = [path for path in found if _pictures_are_there(folder, path)]
+    if len(fit) != 1:
+        raise DataError(f"{folder}: {', '.join(path.name for path in found)}, and pictures of "
+                        f"{'none' if not fit else 'several'} of them; leave the one file that goes with the pictures")
+    return fit[0]
+
+
+def _pictures_are_there(folder: Path, path: Path) -> bool:
+    try:
+        image_layout(folder, read_entries(path))
+    except DataError:
+        return False
+    return True
+
+
+def find_entities(folder: Path) -> Path | None:
+    """Flickr30K Entities in a folder: a zip of its usual names, or Sentences/ beside Annotations/; None if neither."""
+    for name in ENTITIES:
+        if (folder / name).is_file():
+            return folder / name
+    places = (folder / place for place in ENTITIES_FOLDERS)
+    return next((place for place in places if (place / "Sentences").is_dir() and (place / "Annotations").is_dir()), None)
+
+
+def karpathy_state(folder: Path, entities: Path | None = None) -> list[Path]:
+    """The files besides pictures that the prepared data depend on."""
+    place = Path(entities) if entities else find_entities(folder)
+    return [karpathy_file(folder), *([place] if place and place.is_file() else [])]
+
+
+def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Our split names, train, dev, test, those there -> entries in the order of the file."""
+    members: dict[str, list[Entry]] = {name: [] for name in ("train", "dev", "test")}
+    for entry in entries:
+        members[SPLIT_OF[entry.split]].append(entry)
+    return {name: found for name, found in members.items() if found}
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Every image of the file, checked; pictures are not looked for. DataError: see `karpathy_source`."""
+    try:
+        stored = json.loads(path.read_bytes(), object_hook=_without_tokens)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: damaged JSON ({error.msg}); the file may be "
+                        "cut short: take it anew") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON that can be read ({error}); take the file anew") from None
+    images = stored.get("images") if isinstance(stored, dict) else None
+    if not isinstance(images, list) or not images:
+        raise DataError(f"{path}: expected an object with a list \"images\" that names at least one")
+    entries = [_entry(path, number, image) for number, image in enumerate(images)]
+    _refuse_twice(path, entries, lambda entry: [(entry.filepath, entry.filename)], "the file")
+    _refuse_twice(path, entries, lambda entry: [entry.ids[0][0]] if entry.ids else [], "cocoid")
+    _refuse_twice(path, entries, lambda entry: [ids[1] for ids in entry.ids or []], "sentid")
+    return entries
+
+
+def _without_tokens(found: dict) -> dict:
+    """A sentence without its words where its text is there: COCO's 7 million would take more than a gigabyte."""
+    if isinstance(found.get("raw"), str) and found["raw"].strip():
+        found.pop("tokens", None)
+    return found
+
+
+def _entry(path: Path, number: int, image) -> Entry:
+    where = f"{path}, images[{number}]"
+    if not isinstance(image, dict):
+        raise DataError(f"{where}: expected an object with filename, split and sentences, got {str(image)[:60]!r}")
+    filename, filepath = image.get("filename"), image.get("filepath") or ""
+    if not isinstance(filename, str) or not filename.strip() or PurePosixPath(filename.replace("\\", "/")).name != filename:
+        raise DataError(f"{where}: expected the name of a picture in \"filename\", got {str(filename)[:60]!r}")
+    where += f" ({filename})"
+    inside = PurePosixPath(str(filepath).replace("\\", "/"))
+    if not isinstance(filepath, str) or inside.is_absolute() or ".." in inside.parts or ":" in filepath:
+        raise DataError(f"{where}: expected a folder such as val2014 in \"filepath\", got {str(filepath)[:60]!r}")
+    split = image.get("split")
+    if not isinstance(split, str) or split not in SPLIT_OF:
+        raise DataError(f"{where}: expected a split of {', '.join(SPLIT_OF)}, got {str(split)[:60]!r}")
+    sentences = image.get("sentences")
+    if not isinstance(sentences, list) or not sentences:
+        raise DataError(f"{where}: no sentences; write at least one, or take the image out of the file")
+    captions = [_caption(f"{where}, sentences[{row}]", sentence) for row, sentence in enumerate(sentences)]
+    return Entry(number, str(inside) if filepath else "", filename, split, captions, _coco_ids(image, sentences))
+
+
+def _caption(where: str, sentence) -> str:
+    raw = sentence.get("raw") if isinstance(sentence, dict) else None
+    if not (isinstance(raw, str) and raw.strip()):
+        tokens = sentence.get("tokens") if isinstance(sentence, dict) else None
+        raw = " ".join(tokens) if isinstance(tokens, list) and all(isinstance(token, str) for token in tokens) else ""
+    if not raw.strip():
+        raise DataError(f"{where}: empty, neither \"raw\" nor \"tokens\" says anything; write it or take it out")
+    return raw.replace("\r", " ").replace("\n", " ").strip()
+
+
+def _coco_ids(image: dict, sentences: list[dict]) -> list[tuple[int, int]] | None:
+    listed = image.get("sentids")
+    listed = listed if isinstance(listed, list) and len(listed) == len(sentences) else [None] * len(sentences)
+    ids = [(image.get("cocoid"), sentence.get("sentid", other)) for sentence, other in zip(sentences, listed)]
+    known = all(isinstance(number, int) and not isinstance(number, bool) for pair in ids for number in pair)
+    return ids if known else None
+
+
+def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:
+    first: dict = {}
+    for entry in entries:
+        for key in keys(entry):
+            if key in first:
+                shown = entry.filename if what == "the file" else f"{what} {key}"
+                raise DataError(f"{path}, images[{entry.number}]: {shown} was already named by images[{first[key]}]; "
+                                "an image in two places may be in two splits: leave one")
+            first[key] = entry.number
+
+
+def image_layout(folder: Path, entries: list[Entry]) -> tuple[Path, bool]:
+    """Where pictures lie: their folder, and whether all lie in it flat, without COCO's train2014/ and val2014/.
+
+    Of all usual places that one counts where most of the entries' subfolders show their first picture. DataError if none.
+    """
+    samples = list({entry.filepath: entry for entry in reversed(entries)}.values())
+    ways = [False, True] if any(entry.filepath for entry in samples) else [False]
+    if len({entry.filename for entry in entries}) < len(entries):
+        ways = [False]  # the same name in two subfolders: not flat
+    # One archive in circulation unpacks to a folder within a folder.
+    places = [folder / place / inner for place in IMAGE_FOLDERS for inner in dict.fromkeys(("", place))]
+    choices = [(place, flat) for place in places if place.is_dir() for flat in ways]
+    hits = [sum((place / entry.name(flat)).is_file() for entry in samples) for place, flat in choices]
+    if not any(hits):
+        raise DataError(f"{folder}: no pictures; expected {entries[0].name(False)} there or in one of "
+                        f"{', '.join(f'{place}/' for place in IMAGE_FOLDERS[1:])}")
+    return choices[hits.index(max(hits))]
+
+
+def missing_pictures(images: Path, flat: bool, entries: list[Entry]) -> list[Entry]:
+    """The entries without a picture. Folders are listed once: asking for 113,000 files one by one takes minutes."""
+    there: dict[str, set[str]] = {}
+    for filepath in {"" if flat else entry.filepath for entry in entries}:
+        place = images / filepath
+        there[filepath] = set(os.listdir(place)) if place.is_dir() else set()
+    return [entry for entry in entries if entry.filename not in there["" if flat else entry.filepath]]
+
+
+def _split(name: str, entries: list[Entry], path: Path, images: Path, flat: bool, place: Path | None) -> RawSplit:
+    ids = [entry.name(flat) for entry in entries]
+    captions = [caption for entry in entries for caption in entry.captions]
+    cap2im = np.repeat(np.arange(len(entries)), [len(entry.captions) for entry in entries])
+    notes = {"file": path.name, "restval_images": sum(entry.split == "restval" for entry in entries)}
+    coco_ids = None
+    if all(entry.ids for entry in entries):
+        coco_ids = np.array([pair for entry in entries for pair in entry.ids], np.int64)
+    phrases = None
+    if place:
+        phrases, notes["entities"] = entities_phrases(place, ids, captions, cap2im)
+    return RawSplit(name, ids, images, captions, cap2im, phrases, notes=notes, coco_ids=coco_ids)
