@@ -38,7 +38,7 @@ from bssan_lib.model import ImageCodes
 from bssan_lib.progress import tqdm
 from bssan_lib.region_maps import common_area
 from bssan_lib.retrieval import interval, resampled_counts
-from bssan_lib.scoring import check_features
+from bssan_lib.scoring import check_directions, check_features
 
 ORDERS = ("most", "least", "random", "another")
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of the regions that are left out
@@ -115,6 +115,7 @@ def deletion_curves(
         raise DataError(f"{split.folder}: removing regions needs the boxes of regions and objects, to know which "
                         "objects lose what; this split has none.")
     check_features(checkpoint.model, split)
+    check_directions(checkpoint)
     device = checkpoint.model.device
     model, rng = checkpoint.model.eval(), np.random.default_rng(seed)
     words = Words([split.captions[caption] for _, caption in pairs], checkpoint.vocabulary)

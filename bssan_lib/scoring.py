@@ -102,6 +102,15 @@ def check_backbone(checkpoint: Checkpoint, split: PreparedSplit) -> None:
         )
 
 
+def check_directions(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless words look at regions and objects at words: what draws a pair draws both."""
+    if len(checkpoint.model.parts) < 2:
+        raise CheckpointError(
+            f"{checkpoint.folder}: a model of method {checkpoint.model.config.method} does not attend in both directions, which "
+            "is what is shown here. `bssan evaluate` measures it; for looking, take a checkpoint of method bssan."
+        )
+
+
 def _blocks(total: int, size: int) -> list[np.ndarray]:
     return [np.arange(start, min(start + size, total)) for start in range(0, total, size)]
 

@@ -25,7 +25,7 @@ from bssan_lib.losses import batch_loss, hinge_loss, negatives
 from bssan_lib.model import BSSAN
 from bssan_lib.peers import SCAN, VSEPP, build_model, compete, pooled, scan_attention, scan_scores
 from bssan_lib.runs import repository_root
-from bssan_lib.scoring import attend, score_split
+from bssan_lib.scoring import attend, check_directions, score_split
 from bssan_lib.search_index import require_global
 from bssan_lib.training import Trainer
 from bssan_lib.viz import attention_note
@@ -388,6 +388,13 @@ def test_metrics_leave_out_what_is_not_there(method, directions, tmp_path):
         assert metrics["directions"][directions[0]]["rsum"] == metrics["rsum"]
     text = format_table(metrics)
     assert ("W2R alone" in text, "O2W alone" in text) == (method == "scan-t2i", method == "scan-i2t")
+
+
+def test_what_shows_both_directions_refuses_a_method_without_them():
+    for method in PEERS:
+        with pytest.raises(CheckpointError, match=f"{method}.*does not attend in both directions".replace("+", r"\+")):
+            check_directions(Checkpoint(make_model(method).eval(), VOCABULARY, None, {}))
+    check_directions(Checkpoint(make_model("bssan").eval(), VOCABULARY, None, {}))
 
 
 # -- which model the settings name

@@ -124,9 +124,12 @@ def open_camera(folder: str | None):
 
     from ..checkpoint import load_checkpoint
     from ..photograph import Camera, load_pretrained
+    from ..scoring import check_directions
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Camera(load_checkpoint(folder, device) if folder else load_pretrained(device=device), device)
+    checkpoint = load_checkpoint(folder, device) if folder else load_pretrained(device=device)
+    check_directions(checkpoint)
+    return Camera(checkpoint, device)
 
 
 def say_unknown(checkpoint, captions: list[str]) -> None:

@@ -64,9 +64,9 @@ def _attend(options: argparse.Namespace) -> None:
     check_caption(options.caption)
     photograph = take(options.checkpoint, options.photo)
     attention = photograph.attend(options.caption)
-    gate = attention.gate
-    print(f"score {attention.score:.3f} = {gate:.2f} x W2R {attention.score_w2r:.3f} + {1 - gate:.2f} x O2W "
-          f"{attention.score_o2w:.3f}")
+    gate, more = attention.gate, photograph.checkpoint.model.config.global_term
+    print(f"score {attention.score:.3f}{', with the global vectors; attention alone:' if more else ' ='} {gate:.2f} x W2R "
+          f"{attention.score_w2r:.3f} + {1 - gate:.2f} x O2W {attention.score_o2w:.3f}")
     print(f"{'word':16s} {'looks at':14s} weight  times even")
     for word, weights in zip(attention.words, attention.w2r):
         print(f"{word:16s} {place_of(weights, photograph.boxes):14s} {weights.max():6.3f} "

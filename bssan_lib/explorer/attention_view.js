@@ -41,8 +41,9 @@ export function createView(root, options = {}) {
     const unknown = data.unknown.map((t) => `“${data.words[t]}”`);
     part.unknown.textContent = unknown.length ? `Never learned, read as “unknown word”: ${[...new Set(unknown)].join(", ")}.` : "";
     const { joint, w2r, o2w, gate } = data.scores;
+    const whole = Math.abs(joint - gate * w2r - (1 - gate) * o2w) < 0.001; // else global vectors score as well
     part.score.replaceChildren(element("b", {}, `Score ${joint.toFixed(3)}`),
-      ` = ${gate.toFixed(2)} × ${w2r.toFixed(3)} (W2R) + ${(1 - gate).toFixed(2)} × ${o2w.toFixed(3)} (O2W)`);
+      `${whole ? " =" : ", with the global vectors; attention alone:"} ${gate.toFixed(2)} × ${w2r.toFixed(3)} (W2R) + ${(1 - gate).toFixed(2)} × ${o2w.toFixed(3)} (O2W)`);
     setDirection(state.direction);
   }
 

@@ -22,7 +22,7 @@ from bssan_lib.data.scenes import make_scenes
 from bssan_lib.errors import DataError
 from bssan_lib.model import CaptionCodes, ImageCodes
 from bssan_lib.photograph import Camera, Photograph, load_pretrained
-from bssan_lib.scoring import check_backbone, check_features
+from bssan_lib.scoring import check_backbone, check_directions, check_features
 
 SEARCHED = 200  # pictures of a gallery that neighbours are looked for in; their codes are kept in memory
 LISTED = 1000  # pictures of a split that can be chosen
@@ -155,6 +155,7 @@ def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tu
     data: a folder of prepared features; by default the run's own. Where it has a dev split, train and test are left out.
     """
     given = load_checkpoint(checkpoint) if checkpoint else load_pretrained()
+    check_directions(given)
     folder = features_folder(data) if data else _features_of_run(checkpoint)
     names = list_splits(folder) if folder else []
     if "dev" in names:  # which is there to be looked at, while test is not
