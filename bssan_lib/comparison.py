@@ -126,7 +126,7 @@ def _key(record: Record) -> str:
 def _settings(settings: dict) -> dict:
     """The settings that make a method; how it is measured is checked by itself."""
     return {key: value for key, value in settings.items()
-            if key not in NOT_THE_METHOD and not key.startswith("evaluation.")}
+            if key not in NOT_THE_METHOD and not key.startswith(("evaluation.", "ablation."))}
 
 
 def _refuse_twice(group: list[Record]) -> None:

@@ -105,6 +105,24 @@ class EvaluationConfig:
 
 
 @dataclass
+class AblationConfig:
+    """Notebook 07: many small trainings beside each other, alike but for one thing. Of no account to the run's own model."""
+
+    images: int = 250  # the first of train, with their captions
+    dev_images: int = 150  # the first of dev, on which all are measured; none is chosen by them
+    epochs: int = 3  # the last one counts
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])  # of each variant
+    joint_size: int = 64  # d; variants have half and twice as much
+    batch_size: int = 64  # pairs
+    learning_rate: float = 2e-3  # the same for all
+    warmup_steps: int = 10  # of the learning rate
+    grid: int = 5  # cells a side, pooled from the features' own grid where that is finer
+    slow_images: int = 80  # of train, for reading (b), whose LSTM runs for every pair, and for what it is held against
+    slow_dev_images: int = 50  # of dev, for these two
+    slow_batch_size: int = 16  # pairs, for these two
+
+
+@dataclass
 class Config:
     """Everything a run depends on."""
 
@@ -114,6 +132,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
 
 
 def config_to_dict(config) -> dict:
@@ -209,7 +228,7 @@ def _parse(key: str, text: str):
 
 def _nearest(key: str, known: list[str]) -> str:
     """Ends an error about an unknown key: the nearest right name, or all of them."""
-    last = {name.rpartition(".")[2]: name for name in known}
+    last = {name.rpartition(".")[2]: name for name in reversed(known)}  # of equal names the first section's
     near = difflib.get_close_matches(key, known, n=1) or [
         last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1)
     ]

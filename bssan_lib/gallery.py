@@ -28,6 +28,7 @@ GALLERY = {
     "neighbours": ("05_neighbours_of_captions", "The five nearest pictures of a caption, with the attention that decided."),
     "failures": ("05_worst_captions", "Captions whose own picture came late, and what came before it."),
     "gallery_size": ("05_gallery_size", "R@1 as the gallery grows: the median of five draws, and their reach."),
+    "ablations": ("07_ablations", "What each choice is worth: rsum of every variant over its seeds, and its paired difference to the joint model."),
 }
 FORMATS = (".pdf", ".svg", ".png", ".txt")
 

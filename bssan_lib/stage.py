@@ -1,4 +1,4 @@
-"""The backbone's last stage as a part of the model, so that it is tuned along with attention. Notebook 07.
+"""The backbone's last stage as a part of the model, so that it is tuned along with attention.
 
     x [192] a cell of the map that the stage reads, kept on disk (`data.features: stage`)
     y = relu6(P relu6(D relu6(E x)))   E widens, D a 3 x 3 filter for each channel, P narrows: an inverted residual block

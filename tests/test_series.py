@@ -24,7 +24,10 @@ pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="there are no numbered not
 
 
 SMALL = {"model.joint_size": 32, "model.word_size": 16, "training.epochs": 1, "training.single_epochs": 1,
-         "training.batch_size": 16, "training.warmup_steps": 2, "data.min_word_count": 1, "evaluation.bootstrap": 20}
+         "training.batch_size": 16, "training.warmup_steps": 2, "data.min_word_count": 1, "evaluation.bootstrap": 20,
+         "ablation.images": 12, "ablation.dev_images": 7, "ablation.epochs": 1, "ablation.seeds": [1, 2],
+         "ablation.joint_size": 8, "ablation.batch_size": 16, "ablation.slow_images": 4, "ablation.slow_dev_images": 4,
+         "ablation.slow_batch_size": 8}
 
 
 def reproduce(config, folder, *more, settings=None):
