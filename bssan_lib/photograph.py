@@ -85,6 +85,11 @@ def score_photographs(photographs: list[Photograph], captions: list[str], chunk:
     return found
 
 
+def can_see(checkpoint: Checkpoint) -> bool:
+    """Whether it is known how a picture becomes the features that a checkpoint was trained on."""
+    return "image_size" in (checkpoint.backbone or {})
+
+
 class Camera:
     """Turns pictures into what a checkpoint was trained on, by the backbone that its features were made with.
 
@@ -93,7 +98,7 @@ class Camera:
 
     def __init__(self, checkpoint: Checkpoint, device: str | None = None):
         made = checkpoint.backbone
-        if made is None:
+        if not can_see(checkpoint):
             raise CheckpointError(
                 f"{checkpoint.folder}: trained on features of unknown making, so a photograph cannot be turned into "
                 "such. Use a checkpoint trained on features that `bssan prepare` made."

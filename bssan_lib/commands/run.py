@@ -260,7 +260,7 @@ def _data_of_checkpoint(checkpoint, options: argparse.Namespace):
     from ..runs import absolute_paths
 
     made = checkpoint.backbone
-    if made is None:
+    if "image_size" not in (made or {}):
         raise CheckpointError(
             f"{checkpoint.folder}: trained on features of unknown making, so {options.data} "
             "cannot be turned into such; give a folder that has {split}_ims.npy"

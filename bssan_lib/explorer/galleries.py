@@ -21,7 +21,7 @@ from bssan_lib.data.scene_drawing import draw_scene
 from bssan_lib.data.scenes import make_scenes
 from bssan_lib.errors import DataError
 from bssan_lib.model import CaptionCodes, ImageCodes
-from bssan_lib.photograph import Camera, Photograph, load_pretrained
+from bssan_lib.photograph import Camera, Photograph, can_see, load_pretrained
 from bssan_lib.scoring import check_backbone, check_directions, check_features
 
 SEARCHED = 200  # pictures of a gallery that neighbours are looked for in; their codes are kept in memory
@@ -162,11 +162,11 @@ def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tu
         names = ["dev", *(name for name in names if name not in ("train", "dev", "test"))]
     splits = [open_prepared(folder, name) for name in names]
     galleries = [prepared_gallery(given, split) for split in splits]
-    knows_photographs = given.backbone is not None and not any(split.meta.get("source") == "scenes" for split in splits)
+    knows_photographs = can_see(given) and not any(split.meta.get("source") == "scenes" for split in splits)
     camera = Camera(given if knows_photographs else load_pretrained())
     galleries.append(free_photographs(camera))
     if not folder:
-        galleries.append(drawn_scenes(Camera(given) if given.backbone else camera))
+        galleries.append(drawn_scenes(Camera(given) if can_see(given) else camera))
     return galleries, camera
 
 
