@@ -9,6 +9,7 @@ import ast
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import signal
@@ -120,7 +121,7 @@ def execute(source: Path, run: Run) -> None:
         )
 
     try:
-        with _kernel_environment(run.folder):
+        with _kernel_environment(run.folder), _quiet_connections():
             _in_thread(work)
         notebook = nbformat.read(partial, as_version=4)
         settle_streams(notebook)
@@ -173,6 +174,20 @@ def _in_thread(work) -> None:
         raise
     if failure:
         raise failure[0]
+
+
+@contextlib.contextmanager
+def _quiet_connections():
+    """Keeps tornado's tracebacks of connections to a kernel that ends in the middle of a message out of stderr.
+
+    What went wrong in the notebook is raised by papermill; these come and go with the machine's load.
+    """
+    logger = logging.getLogger("tornado.general")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A miniature series executed for real: order, resuming, failing, interruption, report and publishing."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from bssan_lib import runs
 from bssan_lib.errors import ConfigError, RunError
 from bssan_lib.outputs import LARGEST_NOTEBOOK, publish_notebooks, settle_streams
 from bssan_lib.report import markdown_renderer, metrics_rows
-from bssan_lib.reproduce import NotebookError, find_notebooks, reproduce, source_digest
+from bssan_lib.reproduce import NotebookError, _quiet_connections, find_notebooks, reproduce, source_digest
 from bssan_lib.runs import repository_root
 
 OPEN = (
@@ -325,3 +326,13 @@ def test_a_notebook_too_large_for_a_forge_is_not_published(place, series):
     with pytest.raises(RunError, match=r"01_first.ipynb: 100\d{4} bytes"):
         publish_notebooks(run, folder)
     assert (folder / "01_first.ipynb").read_bytes() == before
+
+
+def test_a_connection_cut_with_its_kernel_says_nothing_and_others_still_do(caplog):
+    logger = logging.getLogger("tornado.general")
+    with pytest.raises(ZeroDivisionError), _quiet_connections():
+        logger.error("Uncaught exception in ZMQStream callback")
+        1 / 0
+    assert caplog.records == []
+    logger.error("after the notebook")
+    assert [record.message for record in caplog.records] == ["after the notebook"]
