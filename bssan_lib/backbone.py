@@ -2,7 +2,7 @@
 
 EfficientNet-Lite0 (the weights travel inside a Python package, so nothing is downloaded) gives a 7 x 7 map of
 1280 numbers for a picture of 224 x 224: 49 regions. Objects default to windows of several sizes pooled from that
-map. For a model that tunes the last stage (`stage.py`), what that stage reads is kept instead: 192 numbers a region.
+map. A map finer than wanted, of an enlarged picture, may be pooled to a coarser grid. For a model that tunes the last stage (`stage.py`), what that stage reads is kept instead: 192 numbers a region.
 The choice is ours; the paper's own features are not known to us.
 
 Letters: B images, K regions, M objects, D feature size.
@@ -30,6 +30,19 @@ def grid_boxes(rows: int, columns: int) -> np.ndarray:
     y, x = np.mgrid[:rows, :columns].reshape(2, -1)
     corners = np.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], axis=1)
     return corners.astype(np.float32)
+
+
+def pooling_weights(cells: int, pooled: int) -> np.ndarray:
+    """How much of each of `pooled` equal parts of a line lies in each of `cells` equal parts: [pooled, cells], rows sum to one."""
+    fine, coarse = np.arange(cells + 1) / cells, np.arange(pooled + 1) / pooled
+    low, high = np.maximum(coarse[:-1, None], fine[None, :-1]), np.minimum(coarse[1:, None], fine[None, 1:])
+    return np.clip(high - low, 0, None) * pooled
+
+
+def grid_weights(grid: tuple[int, int], pooled: int) -> np.ndarray:
+    """Weights [pooled^2, rows * columns] of a grid's cells, row by row, in pooled x pooled cells; rows sum to one."""
+    rows, columns = grid
+    return np.kron(pooling_weights(rows, pooled), pooling_weights(columns, pooled))
 
 
 def window_pooling(rows: int, columns: int, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -112,33 +125,42 @@ class Backbone:
     the objects itself, from regions of its own.
     """
 
-    def __init__(self, name: str, image_size: int, device: str, precision: str, windows: list[int], features: str = "map"):
+    def __init__(self, name: str, image_size: int, device: str, precision: str, windows: list[int], features: str = "map",
+                 grid: int | None = None):
         if name not in BACKBONES:
             raise ConfigError(f"data.backbone: expected one of {', '.join(BACKBONES)}, got {name!r}.")
         if image_size < STRIDE or image_size % STRIDE:
             raise ConfigError(f"data.image_size: expected a multiple of {STRIDE} pixels, got {image_size}.")
         if features not in FEATURES:
             raise ConfigError(f"data.features: expected one of {', '.join(FEATURES)}, got {features!r}.")
+        cells = image_size // STRIDE
+        if grid is not None and not 1 <= grid <= cells:
+            raise ConfigError(f"data.grid: expected 1 to {cells} cells a side, as many as {image_size} pixels make, got {grid}.")
+        if grid is not None and features != "map":
+            raise ConfigError(f"data.grid: the last stage reads its own map of {cells} x {cells} cells; leave data.grid out.")
         if precision == "auto":
             precision = "bfloat16" if fast_bfloat16() else "float32"
         network, weights = BACKBONES[name]()
-        cells, self.features = image_size // STRIDE, features
+        self.features, side = features, grid or cells
+        self.weights = None if side == cells else grid_weights((cells, cells), side).astype(np.float32)
         self.device, self.precision, self.image_size = torch.device(device), precision, image_size
         self.network = _fuse(network).to(self.device)
-        self.boxes = grid_boxes(cells, cells)
-        self.pooling, self.object_boxes = window_pooling(cells, cells, windows)
+        self.boxes = grid_boxes(side, side)
+        self.pooling, self.object_boxes = window_pooling(side, side, windows)
         self.descriptor = {
             "name": name,
             "image_size": image_size,
             "precision": precision,
             "windows": list(windows),
-            "grid": [cells, cells],
+            "grid": [side, side],
             "dimension": 1280 if features == "map" else network._blocks[-1]._expand_conv.in_channels,
             "preprocessing": "RGB squashed to a square with bicubic interpolation, (pixel - 127) / 128",
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }
         if features != "map":
             self.descriptor["features"] = features
+        if side != cells:
+            self.descriptor["pooled_from"] = [cells, cells]
 
     def pixels(self, images: list[Image.Image]) -> Tensor:
         """RGB pictures of any size -> [B, 3, image_size, image_size] float32, scaled as the network was trained."""
@@ -158,7 +180,8 @@ class Backbone:
                 maps = self.network._swish(self.network._bn0(self.network._conv_stem(pixels)))
                 for block in self.network._blocks[:-1]:
                     maps = block(maps)
-        return maps.float().flatten(2).transpose(1, 2).cpu().numpy()
+        regions = maps.float().flatten(2).transpose(1, 2).cpu().numpy()
+        return regions if self.weights is None else self.weights @ regions
 
     def pool_objects(self, regions: np.ndarray) -> np.ndarray | None:
         """Windows pooled from the regions' map, [B, K, D] -> [B, M, D] float32. None where the model pools its own."""
@@ -169,14 +192,15 @@ class Backbone:
 
 def load_backbone(
     name: str = "efficientnet_lite0", image_size: int = 224, device: str | None = None, precision: str = "float32",
-    windows: list[int] | tuple[int, ...] = (3, 5), features: str = "map",
+    windows: list[int] | tuple[int, ...] = (3, 5), features: str = "map", grid: int | None = None,
 ) -> Backbone:
     """A frozen backbone, on the GPU where there is one.
 
     name: a key of BACKBONES. image_size: pixels, a multiple of 32. precision: "float32", "bfloat16" (features
     then differ in the third digit) or "auto", bfloat16 where it is fast. windows: side lengths of objects, in cells.
-    features: "map", or "stage" for a model that tunes the last stage.
-    Raises ConfigError for an unknown name or a size that is no multiple of 32.
+    features: "map", or "stage" for a model that tunes the last stage. grid: cells a side that the map is pooled to by
+    shared area; None: its own.
+    Raises ConfigError for an unknown name, a size that is no multiple of 32, a grid finer than the map.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Backbone(name, image_size, device, precision, list(windows), features)
+    return Backbone(name, image_size, device, precision, list(windows), features, grid)

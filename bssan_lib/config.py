@@ -32,6 +32,7 @@ class DataConfig:
     seed: int = 1  # scenes only: what is drawn
     backbone: str = "efficientnet_lite0"  # the frozen network that turns a picture into regions
     image_size: int = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
+    grid: int | None = None  # cells a side that a finer grid is pooled to; None: the grid as it is
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the backbone; auto: bfloat16 where it is fast
     features: Literal["map", "stage"] = "map"  # kept: the last map, or what the last stage reads (model.tune_stage)
     views: int = 0  # further views kept of each training picture: mirrored, then parts of it; training draws among them
@@ -211,7 +212,7 @@ def prepared_folder(data: DataConfig) -> Path:
         key: getattr(data, key)
         for key in ("source", "backbone", "image_size", "precision", "windows", "entities")
     }
-    kept |= {key: value for key, value in (("features", data.features), ("views", data.views)) if value not in ("map", 0)}
+    kept |= {key: value for key, value in (("features", data.features), ("views", data.views), ("grid", data.grid)) if value not in ("map", 0, None)}
     kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
     if data.source == "scenes":
         kept |= {"images": data.images, "seed": data.seed}

@@ -81,7 +81,8 @@ def measure_extraction(data: DataConfig, pictures: list[Path]) -> tuple[FeatureS
     from bssan_lib.backbone import load_backbone
 
     backbone = load_backbone(
-        data.backbone, data.image_size, precision=data.precision, windows=data.windows, features=data.features
+        data.backbone, data.image_size, precision=data.precision, windows=data.windows, features=data.features,
+        grid=data.grid,
     )
     paths = (pictures * BATCH)[:min(BATCH, 2 * len(pictures))]
     each = seconds_of(lambda: backbone.extract([open_image(path) for path in paths])) / len(paths)

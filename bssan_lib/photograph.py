@@ -105,7 +105,8 @@ class Camera:
             )
         self.checkpoint = checkpoint
         self.backbone: Backbone = load_backbone(
-            made["name"], made["image_size"], device, made["precision"], made["windows"], made.get("features", "map")
+            made["name"], made["image_size"], device, made["precision"], made["windows"], made.get("features", "map"),
+            made["grid"][0] if "pooled_from" in made else None,
         )
 
     def take(self, picture: Image.Image | Path | str) -> Photograph:

@@ -96,7 +96,27 @@ def test_bfloat16_differs_in_the_third_digit(pictures):
     assert 0 < np.abs(rough - exact).mean() < 0.1 * np.abs(exact).mean()
 
 
-@pytest.mark.parametrize("wrong, said", [({"name": "resnet"}, "data.backbone"), ({"image_size": 100}, "multiple of 32")])
+def test_a_map_pooled_to_a_coarser_grid(backbone, pictures):
+    pooled, whole = load_backbone(image_size=96, device="cpu", windows=(1, 2), grid=2), backbone.extract(pictures)
+    assert pooled.descriptor["grid"] == [2, 2] and pooled.descriptor["pooled_from"] == [3, 3]
+    assert "pooled_from" not in load_backbone(image_size=96, device="cpu", grid=3).descriptor
+    np.testing.assert_array_equal(pooled.boxes[1], [0.5, 0, 1, 0.5])
+    regions = pooled.extract(pictures)
+    # the upper right quarter: half of cell 1, all of 2, a quarter of 4, half of 5, out of 9/4 cells
+    upper_right = (whole[:, 1] / 2 + whole[:, 2] + whole[:, 4] / 4 + whole[:, 5] / 2) / 2.25
+    np.testing.assert_allclose(regions[:, 1], upper_right, atol=1e-4)
+    np.testing.assert_allclose(pooled.pool_objects(regions)[:, -1], whole.mean(1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"name": "resnet"}, "data.backbone"),
+        ({"image_size": 100}, "multiple of 32"),
+        ({"image_size": 96, "grid": 4}, "data.grid: expected 1 to 3 cells a side, .* got 4"),
+        ({"image_size": 96, "grid": 2, "features": "stage"}, "data.grid: the last stage reads its own map of 3 x 3"),
+    ],
+)
 def test_what_cannot_be_loaded_is_said(wrong, said):
     with pytest.raises(ConfigError, match=said):
         load_backbone(**wrong)

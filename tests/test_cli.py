@@ -225,10 +225,11 @@ def test_evaluate_measures_raw_pictures_whose_only_split_is_the_test_split(tmp_p
     from PIL import Image
 
     from bssan_lib.backbone import load_backbone
-    from bssan_lib.checkpoint import save_checkpoint
+    from bssan_lib.checkpoint import load_checkpoint, save_checkpoint
     from bssan_lib.config import ModelConfig
     from bssan_lib.data import Vocabulary
     from bssan_lib.model import BSSAN
+    from bssan_lib.photograph import Camera
 
     raw = tmp_path / "photographs"
     (raw / "Flicker8k_Dataset").mkdir(parents=True)
@@ -240,13 +241,16 @@ def test_evaluate_measures_raw_pictures_whose_only_split_is_the_test_split(tmp_p
     (raw / "Flickr_8k.testImages.txt").write_text("\n".join(names) + "\n")
     vocabulary = Vocabulary(["<pad>", "<unk>", "a", "dog", "runs"])
     model = BSSAN(ModelConfig(joint_size=7, word_size=3), len(vocabulary), 1280, True)
-    save_checkpoint(tmp_path / "best", model, vocabulary, load_backbone().descriptor, {})
+    made = load_backbone(image_size=96, grid=2).descriptor
+    save_checkpoint(tmp_path / "best", model, vocabulary, made, {})
+    assert Camera(load_checkpoint(tmp_path / "best"), "cpu").backbone.descriptor == made
     arguments = ["evaluate", "--checkpoint", "best", "--data", "photographs", "--out", "m.json"]
     done = bssan(*arguments, "--split", "test", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert (metrics["split"], metrics["n_images"], metrics["n_captions"]) == ("test", 3, 15)
-    assert len(list((tmp_path / "prepared").glob("flickr8k-*"))) == 1
+    (prepared,) = (tmp_path / "prepared").glob("flickr8k-*")
+    assert json.loads((prepared / "meta.json").read_text())["backbone"] == made  # pooled as the checkpoint's features were
     refused(bssan(*arguments, "--split", "dev", cwd=tmp_path), "dev", "test")
     (raw / "Flicker8k_Dataset" / names[1]).write_bytes(b"")  # kept features are used, pictures are not needed
     assert bssan(*arguments, "--split", "test", cwd=tmp_path).returncode == 0

@@ -147,6 +147,7 @@ def test_features_move_with_what_they_depend_on_and_with_nothing_else():
         DataConfig(seed=7),
         DataConfig(windows=[2]),
         DataConfig(image_size=448),
+        DataConfig(grid=5),
         DataConfig(source="flickr8k"),
         DataConfig(source="flickr8k", folder="a"),
     ]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bssan_lib.data.pooling import cells_of, grid_weights, objects_are_regions, pool_regions, pooling_weights
+from bssan_lib.backbone import grid_boxes, grid_weights, pooling_weights
+from bssan_lib.data.pooling import objects_are_regions, pool_regions
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.errors import DataError
 
@@ -67,7 +68,7 @@ def test_a_pyramid_is_its_grids_in_a_row():
     np.testing.assert_array_equal(pyramid.regions[:, 49:58], pool_regions(split, [3]).regions)
     mean = split.regions.astype(np.float64).mean(1)
     np.testing.assert_allclose(pyramid.regions[:, 58], mean, atol=2e-3)
-    np.testing.assert_array_equal(pyramid.boxes[5, 49:58], cells_of(3))
+    np.testing.assert_array_equal(pyramid.boxes[5, 49:58], grid_boxes(3, 3))
     np.testing.assert_array_equal(pyramid.boxes[5, 58], [0, 0, 1, 1])
     assert pyramid.meta["backbone"] == {"name": "made up", "grid": None, "pooled": [7, 3, 1]}
     assert split.meta["backbone"]["grid"] == [7, 7], "the split that was given is as it was"
@@ -77,7 +78,7 @@ def test_a_pyramid_is_its_grids_in_a_row():
 def test_a_naive_loop_over_areas_agrees():
     split = make_split((5, 7))
     pooled = pool_regions(split, [3])
-    for k, (x1, y1, x2, y2) in enumerate(cells_of(3).astype(float)):
+    for k, (x1, y1, x2, y2) in enumerate(grid_boxes(3, 3).astype(float)):
         total = np.zeros(D)
         for row in range(5):
             for column in range(7):

@@ -274,6 +274,7 @@ def _data_of_checkpoint(checkpoint, options: argparse.Namespace):
         precision=made["precision"],
         windows=list(made["windows"]),
         features=made.get("features", "map"),
+        grid=made["grid"][0] if "pooled_from" in made else None,
     )
     return absolute_paths(Config(data=data)).data
 

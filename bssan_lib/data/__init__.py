@@ -93,6 +93,7 @@ def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: 
     made_from |= {"windows": list(data.windows), "folder": str(folder.resolve()) if folder else None}
     made_from |= {"features": data.features} if data.features != "map" else {}
     made_from |= {"views": data.views} if data.views else {}
+    made_from |= {"grid": data.grid} if data.grid is not None else {}
     if data.source == "scenes":
         from bssan_lib.data.scenes import RECIPE
 
@@ -118,7 +119,7 @@ def _prepare_raw(data, folder: Path | None, splits: list[str] | None, progress: 
             from bssan_lib.backbone import load_backbone  # torch is slow to import and not needed before
 
             backbone = load_backbone(data.backbone, image_size=data.image_size, precision=data.precision,
-                                     windows=tuple(data.windows), features=data.features)
+                                     windows=tuple(data.windows), features=data.features, grid=data.grid)
             name = karpathy_file(folder).stem.removeprefix("dataset_") if data.source == "karpathy" else data.source
             meta = {"source": name, "made_from": made_from, "split": {"source_state": source_state}}
             for split in missing:

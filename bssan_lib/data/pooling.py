@@ -14,29 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from bssan_lib.backbone import grid_boxes, grid_weights
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.errors import DataError
 
 ROWS = 64  # images pooled at once, as float32
-
-
-def pooling_weights(cells: int, pooled: int) -> np.ndarray:
-    """How much of each of `pooled` equal parts of a line lies in each of `cells` equal parts: [pooled, cells], rows sum to one."""
-    fine, coarse = np.arange(cells + 1) / cells, np.arange(pooled + 1) / pooled
-    low, high = np.maximum(coarse[:-1, None], fine[None, :-1]), np.minimum(coarse[1:, None], fine[None, 1:])
-    return np.clip(high - low, 0, None) * pooled
-
-
-def grid_weights(grid: tuple[int, int], pooled: int) -> np.ndarray:
-    """Weights [pooled^2, rows * columns] of a grid's cells, row by row, in pooled x pooled cells; rows sum to one."""
-    rows, columns = grid
-    return np.kron(pooling_weights(rows, pooled), pooling_weights(columns, pooled))
-
-
-def cells_of(pooled: int) -> np.ndarray:
-    """Boxes [pooled^2, 4] of the cells of a grid over the whole picture, row by row: x1 y1 x2 y2 from 0 to 1, float32."""
-    y, x = np.divmod(np.arange(pooled**2), pooled)
-    return (np.stack([x, y, x + 1, y + 1], axis=1) / pooled).astype(np.float32)
 
 
 def pool_regions(split: PreparedSplit, grids: list[int]) -> PreparedSplit:
@@ -66,7 +48,7 @@ def pool_regions(split: PreparedSplit, grids: list[int]) -> PreparedSplit:
             f"got {wrong[0] if wrong else 'none'}. For a finer grid prepare the data with a larger data.image_size."
         )
     weights = np.concatenate([grid_weights(tuple(grid), side) for side in grids]).astype(np.float32)
-    boxes = np.concatenate([cells_of(side) for side in grids])
+    boxes = np.concatenate([grid_boxes(side, side) for side in grids])
     meta = copy.deepcopy(split.meta)
     meta["backbone"] |= {"grid": [grids[0]] * 2 if len(grids) == 1 else None, "pooled": list(grids)}
     return replace(
