@@ -31,6 +31,7 @@ from bssan_lib.retrieval import evaluate_protocol
 from bssan_lib.runs import Run, write_json
 from bssan_lib.scoring import score_model
 from bssan_lib.training import Trainer
+from bssan_lib.word_vectors import start_words
 
 # Ensembles: name -> members as (variant, by how many places its seed is moved on in the list of seeds).
 ENSEMBLES = {
@@ -81,6 +82,7 @@ def _train(folder: Path, settings: Config, kept: dict, variant: Variant, train, 
     """Trains, measures, writes metrics.json; takes away what only a stopped training needs."""
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, len(vocabulary), train.sizes["dimension"], train.boxes is not None)
+    start_words(model.embed, vocabulary, settings.training.word_vectors)
     backbone = train.meta.get("backbone")
     trainer = Trainer(model, vocabulary, train, dev, settings.training, folder, settings.seed, backbone, progress=False)
     history = trainer.run()

@@ -85,6 +85,7 @@ class TrainingConfig:
     margin: float = 0.2  # hinge only
     warmup_epochs_all_negatives: int = 1  # hinge only: epochs before the hardest negative alone counts
     inverse_temperature: float = 20.0  # InfoNCE only
+    word_vectors: str | None = None  # words start from these: glove, in the package, or a file of such; None: at random
     average: float = 0.0  # decay of an average of the weights over steps, which is what dev measures; 0: none
     direction_weight: float = 0.5  # of each direction's own loss beside the joint score's; 0: the joint score alone
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"  # by accelerate; auto: bf16 where it is fast

@@ -19,6 +19,7 @@ from bssan_lib.parallel import process_state
 from bssan_lib.peers import build_model
 from bssan_lib.runs import Run, set_seed
 from bssan_lib.training import Trainer
+from bssan_lib.word_vectors import start_words
 
 
 def prepare_run(run: Run) -> None:
@@ -38,6 +39,7 @@ def make_trainer(run: Run, progress: bool = True, on_epoch: Callable[[list[dict]
     vocabulary = Vocabulary.load(run.folder / "vocabulary.json")
     torch.manual_seed(config.seed)
     model = build_model(config.model, len(vocabulary), train.sizes["dimension"], train.boxes is not None)
+    start_words(model.embed, vocabulary, config.training.word_vectors)
     return Trainer(
         model, vocabulary, train, dev, config.training, run.checkpoints, config.seed, train.meta.get("backbone"),
         progress, on_epoch,

@@ -142,6 +142,8 @@ def _run_of(folder: Path) -> dict:
         flat = flatten(Config())
         for key, value in stored.items():
             flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
+        if flat["training.word_vectors"]:  # which vectors, but not where this machine keeps them
+            flat["training.word_vectors"] = Path(flat["training.word_vectors"]).name
     except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
         raise DataError(f"{folder / 'config.yaml'}: cannot be read as a run's settings ({error}).") from error
     environment = folder / "environment.json"

@@ -182,7 +182,7 @@ def absolute_paths(config: Config) -> Config:
         {
             key: str(resolve_path(value))
             for key, value in flatten(config).items()
-            if key in OPTIONAL_PATHS and value is not None
+            if value is not None and (key in OPTIONAL_PATHS or (key == "training.word_vectors" and value != "glove"))
         },
     )
     if config.data.source != "precomp":  # those are used in place
