@@ -21,6 +21,7 @@ from bssan_lib.data.pooling import objects_are_regions, pool_regions
 from bssan_lib.peers import BSSAN_ONLY
 from bssan_lib.runs import Run
 from bssan_lib.stage import last_stage, pool_windows
+from bssan_lib.word_vectors import NUMBERS
 
 BASELINE = "joint"
 OTHER_SEEDS = 1000  # added to the seeds of the baseline's twin
@@ -59,7 +60,7 @@ def baseline(config: Config) -> Config:
         "model.global_term": False, "model.tune_stage": False, "model.joint_size": small.joint_size,
         "training.epochs": small.epochs, "training.batch_size": small.batch_size, "training.accumulation_steps": 1,
         "training.learning_rate": small.learning_rate, "training.warmup_steps": small.warmup_steps,
-        "training.mixed_precision": "no", "training.average": 0.0, "training.dev_images": WATCHED,
+        "training.mixed_precision": "no", "training.average": 0.0, "training.word_vectors": None, "training.dev_images": WATCHED,
     })
 
 
@@ -129,6 +130,8 @@ def list_variants(config: Config, side: int | None, own: int | None) -> list[Var
         V("gru", "GRU, one way", "words", "Fewer gates, and one way.", {"model.encoder": "gru"}),
         V("words-kept", "no word dropout", "words", "Is it worth hiding words?", {"model.word_dropout": 0.0}),
         V("words-dropped", "word dropout 0.2", "words", "Is it worth hiding more?", {"model.word_dropout": 0.2}),
+        V("words-glove", "words from GloVe", "words", "Must captions alone teach what words mean?",
+          {"training.word_vectors": "glove"}),
         V("half-size", f"joint size {d // 2}", "size", "Is d large enough?", {"model.joint_size": max(1, d // 2)}),
         V("twice-size", f"joint size {2 * d}", "size", "Is d large enough?", {"model.joint_size": 2 * d}),
         V("global-none", "no global vectors", "global", "No part of S; only the clipping of gradients is shared.",
@@ -159,6 +162,8 @@ def plan(config: Config, train: PreparedSplit) -> tuple[list[Variant], dict[str,
             left_out[one.name] = "the regions are the objects already"
         elif one.group == "regions" and "model.place" in one.change and train.boxes is None:
             left_out[one.name] = "the regions have no boxes"
+        elif one.change.get("training.word_vectors") and config.model.word_size < NUMBERS:
+            left_out[one.name] = f"GloVe's vectors have {NUMBERS} numbers, words here {config.model.word_size}"
         else:
             grids = (one.grids or (side,)) if side else None
             same = json.dumps([flatten(variant_config(config, one, 0)), grids, one.windows, one.seed_shift])

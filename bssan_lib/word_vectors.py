@@ -23,6 +23,7 @@ from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import ConfigError, DataError
 
 IN_THE_PACKAGE = Path(__file__).parent / "pretrained" / "glove"
+NUMBERS = 100  # of a vector in the package
 
 
 def packaged_vectors() -> tuple[list[str], np.ndarray]:

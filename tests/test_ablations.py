@@ -119,6 +119,14 @@ def test_every_variant_builds_a_model_and_does_one_thing_otherwise(changed, grid
         assert model.config.method == mine["model.method"]
 
 
+def test_words_start_from_glove_where_they_have_room_for_it():
+    assert plan(make_config(), make_split(5))[1]["words from GloVe"] == "GloVe's vectors have 100 numbers, words here 7"
+    roomy = make_config(**{"model.word_size": 100, "training.word_vectors": "elsewhere.txt"})
+    (glove,) = [one for one in plan(roomy, make_split(5))[0] if one.key == "words-glove"]
+    kept = variant_config(roomy, glove, 3).training.word_vectors, baseline(roomy).training.word_vectors
+    assert kept == ("glove", None)  # the baseline's words start at random, whatever the run's do
+
+
 def test_what_the_baseline_does_already_is_left_out():
     for loss, gone in (("infonce", "InfoNCE"), ("hinge", "hinge, hardest negative")):
         chosen, left_out = plan(make_config(**{"training.loss": loss}), make_split(5))
