@@ -2,7 +2,8 @@
 
 EfficientNet-Lite0 (the weights travel inside a Python package, so nothing is downloaded) gives a 7 x 7 map of
 1280 numbers for a picture of 224 x 224: 49 regions. Objects default to windows of several sizes pooled from that
-map. A map finer than wanted, of an enlarged picture, may be pooled to a coarser grid. For a model that tunes the last stage (`stage.py`), what that stage reads is kept instead: 192 numbers a region.
+map. A map finer than wanted, of an enlarged picture, may be pooled to a coarser grid. For a model that tunes the last stage
+(`stage.py`), what that stage reads is kept instead: 192 numbers a region.
 The choice is ours; the paper's own features are not known to us.
 
 Letters: B images, K regions, M objects, D feature size.

@@ -213,7 +213,8 @@ def prepared_folder(data: DataConfig) -> Path:
         key: getattr(data, key)
         for key in ("source", "backbone", "image_size", "precision", "windows", "entities")
     }
-    kept |= {key: value for key, value in (("features", data.features), ("views", data.views), ("grid", data.grid)) if value not in ("map", 0, None)}
+    later = (("features", data.features), ("views", data.views), ("grid", data.grid))  # at their defaults: as before they were there
+    kept |= {key: value for key, value in later if value not in ("map", 0, None)}
     kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
     if data.source == "scenes":
         kept |= {"images": data.images, "seed": data.seed}
