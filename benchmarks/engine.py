@@ -70,6 +70,20 @@ def bare_product(regions, words, lengths, products=torch.float32):
     return run
 
 
+def bare_products_of_a_step(regions, words, lengths):
+    """What a step cannot do without: the affinity of all words with all regions, and what it hands back to both."""
+    flat, packed = regions.flatten(0, 1), torch.cat([caption[:length] for caption, length in zip(words, lengths.tolist())])
+    slope = torch.ones(len(flat), len(packed))
+
+    def run():
+        with torch.inference_mode():
+            flat @ packed.T
+            slope @ packed
+            slope.T @ flat
+
+    return run
+
+
 def train(scores, regions, words, lengths, heat, **options):
     """Scores of a batch, the contrastive loss of both directions, and all gradients."""
     leaves = [part.clone().requires_grad_() for part in (regions, words, heat)]
@@ -126,6 +140,7 @@ def training(batch: int, rounds: int) -> dict:
     return rounds_of({
         "engine, float32": lambda: train_engine(*case),
         "engine, bfloat16": lambda: train_engine(*case, products=torch.bfloat16),
+        "its three bare products, float32": bare_products_of_a_step(*case[:3]),
         "loop, float32": lambda: train(loop_scores, *case),
     }, rounds, "training")
 

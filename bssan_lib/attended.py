@@ -84,20 +84,20 @@ def attend_backward(
     result, square, weights, mixed = attend(similarity, gram, temperature, scratch, mask, logits)
     over_dot = (gradient * square.rsqrt())[:, None]  # d loss / d (a . s)
     pull = (gradient * result / square)[:, None]
-    over_weights = torch.mul(similarity, over_dot, out=scratch("slope", similarity.shape, similarity))
-    over_weights.sub_(mixed.mul_(pull))
-    # a product lambda p has the gradient a over_weights, the softmax's correction being zero
-    over_logits = over_weights.mul_(weights)
-    over_temperature = torch.dot(over_logits.flatten(), (similarity if logits is None else logits).flatten())
+    # lambda d loss / d a, by the small factors first: each pass over [G, L, Q] that is saved counts
+    slope = torch.mul(similarity, over_dot * temperature, out=scratch("slope", similarity.shape, similarity))
+    slope.addcmul_(mixed, pull * temperature, value=-1)
+    over_logits = slope.mul_(weights)  # the softmax's correction being zero
+    source = similarity if logits is None else logits
+    over_temperature = torch.dot(over_logits.flatten(), source.flatten()) / temperature
     pulled, other = torch.mul(weights, pull, out=mixed), weights
     if gram.dtype != weights.dtype:
         pulled, other = (scratch(name, weights.shape, gram).copy_(part) for name, part in (
             ("narrow weights", pulled), ("narrow product", weights)))
     over_gram = torch.bmm(pulled, other.transpose(1, 2)).mul_(-0.5)
-    over_logits, over_similarity = over_logits.mul_(temperature), weights.mul_(over_dot)
     if logits is None:
-        return over_logits.add_(over_similarity), over_gram, over_temperature, result, None
-    return over_similarity, over_gram, over_temperature, result, over_logits
+        return over_logits.addcmul_(weights, over_dot), over_gram, over_temperature, result, None
+    return weights.mul_(over_dot), over_gram, over_temperature, result, over_logits
 
 
 class _AttendedCosine(torch.autograd.Function):

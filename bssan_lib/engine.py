@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bssan_lib.attended import Scratch, attend, attend_backward
-from bssan_lib.w2r import gram, safe_norm
+from bssan_lib.attended import SMALLEST_SQUARE, Scratch, attend, attend_backward
+from bssan_lib.w2r import gram
 
 TILE_NUMBERS = {"cpu": 2**19, "cuda": 2**25}  # affinities of one tile: 2 MiB in a processor's caches, 128 MiB on a GPU
 TILE_WORDS = {"cpu": 512, "cuda": 8192}
@@ -31,6 +31,7 @@ DIRECTIONS = ("w2r", "o2w")
 class Tile:
     """Captions of one length, rows first:last of those sorted by length; their words are rows start:stop of [W, d]."""
 
+    number: int  # among the tiles
     first: int
     last: int
     start: int
@@ -45,7 +46,7 @@ def tiles_of(lengths: list[int], words: int) -> list[Tile]:
         length = lengths[first]
         if end == len(lengths) or lengths[end] != length or (end + 1 - first) * length > words:
             stop = start + (end - first) * length
-            tiles.append(Tile(first, end, start, stop, length))
+            tiles.append(Tile(len(tiles), first, end, start, stop, length))
             first, start = end, stop
     return tiles
 
@@ -56,92 +57,117 @@ def _image_blocks(images: int, vectors: int, tile: Tile, device: str) -> list[sl
 
 
 class _ScorePairs(torch.autograd.Function):
-    """Both directions of all pairs. Gram matrices and norms come from outside, where autograd goes on with them.
+    """Both directions of all pairs.
 
-    regions: [B, K, d]. objects: [B, M, d], or None where they are the regions. words: [W, d], packed. region_gram:
-    [B, K, K]. word_gram: [C, T, T]. word_scale: [W] and object_scale: [B, M], one over the norms. temperatures:
-    scalars. tiles: of the captions. directions: which are wanted; the other's scores stay zero.
+    regions: [B, K, d]. objects: [B, M, d], or None where they are the regions. words: [W, d], packed. temperatures:
+    scalars. tiles: of the captions. directions: which are wanted; the other's scores stay zero. products: dtype of the
+    large products. Gram matrices and norms are made in here too: their gradients are then added where those of the large
+    products lie already, without a further tensor of the size of regions or words.
     """
 
     @staticmethod
-    def forward(context, regions, objects, words, region_gram, word_gram, word_scale, object_scale,
-                temperature_w, temperature_o, tiles, directions):
-        shared, (images, captions) = objects is None, (len(regions), len(word_gram))
-        w2r, o2w = (word_gram.new_zeros(images, captions) for _ in range(2))
+    def forward(context, regions, objects, words, temperature_w, temperature_o, tiles, directions, products):
+        shared, (images, captions) = objects is None, (len(regions), tiles[-1].last)
+        narrow = [None if part is None else part.to(products) for part in (regions, objects, words)]
+        region_gram = gram(regions) if shared or "w2r" in directions else None
+        word_grams = [gram(_captions(words, tile)) for tile in tiles]
+        word_square = torch.cat([made.diagonal(dim1=1, dim2=2).flatten() for made in word_grams])
+        object_square = region_gram.diagonal(dim1=1, dim2=2) if shared else torch.linalg.vector_norm(objects, dim=-1).square_()
+        word_scale, object_scale = _one_over_norm(word_square), _one_over_norm(object_square)
+        region_gram = None if region_gram is None else region_gram.to(products)
+        w2r, o2w = (words.new_zeros(images, captions) for _ in range(2))
         differentiable = any(context.needs_input_grad)
         by_region = by_word = None  # the affinity, [B K, W] and, for objects of their own, [W, B M]
         if differentiable and (shared or "w2r" in directions):
-            by_region = regions.flatten(0, 1) @ words.T
+            by_region = narrow[0].flatten(0, 1) @ narrow[2].T
         if differentiable and not shared and "o2w" in directions:
-            by_word = words @ objects.flatten(0, 1).T
+            by_word = narrow[2] @ narrow[1].flatten(0, 1).T
         scratch = Scratch()
-        for tile, block, similarity, turned in similarities(
-            regions, objects, words, word_gram, by_region, by_word, tiles, directions, scratch
-        ):
+        for tile, block, similarity, turned in similarities(*narrow, words, by_region, by_word, tiles, directions, scratch):
             count = tile.last - tile.first
             if similarity is not None and "w2r" in directions:
                 result = attend(similarity, region_gram[block], temperature_w, scratch)[0]
                 result *= word_scale[tile.start : tile.stop]
                 w2r[block, tile.first : tile.last] = result.view(-1, count, tile.length).mean(2)
             if turned is not None:
-                own_gram = word_gram[tile.first : tile.last, : tile.length, : tile.length]
-                result = attend(turned, own_gram, temperature_o, scratch)[0]
+                result = attend(turned, word_grams[tile.number], temperature_o, scratch)[0]
                 result *= object_scale[block].flatten()
                 o2w[block, tile.first : tile.last] = result.view(count, -1, object_scale.shape[1]).mean(2).T
-        context.tiles, context.directions = tiles, directions
-        context.save_for_backward(regions, objects, words, region_gram, word_gram, word_scale, object_scale,
-                                  temperature_w, temperature_o, by_region, by_word)
+        context.settings = tiles, directions
+        context.save_for_backward(regions, objects, words, *narrow, region_gram, word_square, object_square,
+                                  temperature_w, temperature_o, by_region, by_word, *word_grams)
         return w2r, o2w
 
     @staticmethod
     def backward(context, over_w2r, over_o2w):
-        (regions, objects, words, region_gram, word_gram, word_scale, object_scale, temperature_w, temperature_o,
-         by_region, by_word) = context.saved_tensors
-        shared = objects is None
-        over_by_region = None if by_region is None else torch.empty_like(by_region)
-        over_by_word = None if by_word is None else torch.empty_like(by_word)
-        over = {name: torch.zeros_like(tensor) for name, tensor in (
-            ("region_gram", region_gram.to(word_gram.dtype)), ("word_gram", word_gram), ("word_scale", word_scale),
-            ("object_scale", object_scale), ("temperature_w", temperature_w), ("temperature_o", temperature_o))}
+        (regions, objects, words, *narrow, region_gram, word_square, object_square, temperature_w, temperature_o,
+         by_region, by_word) = context.saved_tensors[:13]
+        word_scale, object_scale = _one_over_norm(word_square), _one_over_norm(object_square)
+        word_grams, (tiles, directions) = context.saved_tensors[13:], context.settings
+        shared, vectors = objects is None, object_scale.shape[1]
+        over_by_region, over_by_word = (None if kept is None else torch.empty_like(kept) for kept in (by_region, by_word))
+        over_region_gram = None if region_gram is None else torch.zeros_like(region_gram, dtype=words.dtype)
+        over_word_grams = [torch.zeros_like(made) for made in word_grams]
+        over_word_scale, over_object_scale = torch.zeros_like(word_scale), torch.zeros_like(object_scale)
+        over_temperature_w, over_temperature_o = torch.zeros_like(temperature_w), torch.zeros_like(temperature_o)
         scratch, other = Scratch(), Scratch()
-        for tile, block, similarity, turned in similarities(
-            regions, objects, words, word_gram, by_region, by_word, context.tiles, context.directions, scratch
-        ):
-            count, columns, rows = tile.last - tile.first, slice(tile.start, tile.stop), slice(tile.first, tile.last)
-            vectors = regions.shape[1] if shared else object_scale.shape[1]
-            slope_by_region = None
-            if similarity is not None and "w2r" in context.directions:
+        for tile, block, similarity, turned in similarities(*narrow, words, by_region, by_word, tiles, directions, scratch):
+            columns, rows = slice(tile.start, tile.stop), slice(tile.first, tile.last)
+            slopes = []
+            if similarity is not None and "w2r" in directions:
                 gradient = (over_w2r[block, rows] / tile.length).repeat_interleave(tile.length, 1)  # [b, words]
-                slope_by_region, gram_slope, heat, result, _ = attend_backward(
+                slope, gram_slope, heat, result, _ = attend_backward(
                     gradient * word_scale[columns], similarity, region_gram[block], temperature_w, scratch)
-                over["word_scale"][columns] += (gradient * result).sum(0)
-                over["region_gram"][block] += gram_slope
-                over["temperature_w"] += heat
-                slope_by_region = slope_by_region.flatten(0, 1)
+                over_word_scale[columns] += (gradient * result).sum(0)
+                over_region_gram[block] += gram_slope
+                over_temperature_w += heat
+                slopes.append(slope.flatten(0, 1))
             if turned is not None:
-                own_gram = word_gram[rows, : tile.length, : tile.length]
                 gradient = (over_o2w[block, rows] / vectors).T.repeat_interleave(vectors, 1)  # [captions, b M]
                 slope, gram_slope, heat, result, _ = attend_backward(
-                    gradient * object_scale[block].flatten(), turned, own_gram, temperature_o, other)
-                over["object_scale"][block] += (gradient * result).sum(0).view(-1, vectors)
-                over["word_gram"][rows, : tile.length, : tile.length] += gram_slope
-                over["temperature_o"] += heat
-                slope = slope.flatten(0, 1)
-                if not shared:
-                    over_by_word[columns, block.start * vectors : block.stop * vectors] = slope
+                    gradient * object_scale[block].flatten(), turned, word_grams[tile.number], temperature_o, other)
+                over_object_scale[block] += (gradient * result).sum(0).view(-1, vectors)
+                over_word_grams[tile.number] += gram_slope
+                over_temperature_o += heat
+                if shared:
+                    slopes.append(slope.flatten(0, 1).T)
                 else:
-                    slope_by_region = slope.T if slope_by_region is None else slope_by_region.add_(slope.T)
-            if slope_by_region is not None:
-                part(over_by_region, block, regions.shape[1], columns).copy_(slope_by_region)
-        over_regions, over_objects, over_words = None, None, 0.0
+                    over_by_word[columns, block.start * vectors : block.stop * vectors] = slope.flatten(0, 1)
+            if slopes:
+                place = part(over_by_region, block, regions.shape[1], columns)
+                place.copy_(slopes[0] if len(slopes) == 1 else slopes[0].add_(slopes[1]))
+        over_regions = over_objects = over_words = None
         if over_by_region is not None:
-            over_regions = (over_by_region @ words).view_as(regions)
-            over_words = over_by_region.T @ regions.flatten(0, 1)
+            over_regions = (over_by_region @ narrow[2]).view_as(regions).to(regions)
+            over_words = (over_by_region.T @ narrow[0].flatten(0, 1)).to(words)
         if over_by_word is not None:
-            over_objects = (over_by_word.T @ words).view_as(objects)
-            over_words = over_words + over_by_word @ objects.flatten(0, 1)
-        over["region_gram"] = over["region_gram"].to(region_gram.dtype)
-        return over_regions, over_objects, over_words, *over.values(), None, None
+            over_objects = (over_by_word.T @ narrow[2]).view_as(objects).to(objects)
+            more = over_by_word @ narrow[1].flatten(0, 1)
+            over_words = more.to(words) if over_words is None else over_words.add_(more)
+        # one over the norm is a function of the square, which is the Gram matrix's diagonal; -1/2 |x|^-3 is its slope
+        over_word_square, over_object_square = (
+            torch.where(square > SMALLEST_SQUARE, slope * scale**3 / -2, 0.0) for slope, scale, square in (
+                (over_word_scale, word_scale, word_square), (over_object_scale, object_scale, object_square)))
+        if shared:
+            over_region_gram.diagonal(dim1=1, dim2=2).add_(over_object_square)
+        elif over_objects is not None:
+            over_objects.addcmul_(objects, 2 * over_object_square[..., None])
+        if over_regions is not None:
+            over_regions.baddbmm_(over_region_gram + over_region_gram.transpose(1, 2), regions)
+        for tile, slope in zip(tiles, over_word_grams):
+            square = over_word_square[tile.start : tile.stop].view(-1, tile.length)
+            slope.diagonal(dim1=1, dim2=2).add_(square)
+            _captions(over_words, tile).baddbmm_(slope + slope.transpose(1, 2), _captions(words, tile))
+        return over_regions, over_objects, over_words, over_temperature_w, over_temperature_o, None, None, None
+
+
+def _one_over_norm(square: Tensor) -> Tensor:
+    return square.clamp_min(SMALLEST_SQUARE).rsqrt()
+
+
+def _captions(words: Tensor, tile: Tile) -> Tensor:
+    """The captions of a tile: [W, d] -> [captions, T, d], the same memory."""
+    return words[tile.start : tile.stop].unflatten(0, (-1, tile.length))
 
 
 def part(matrix: Tensor, block: slice, vectors: int, columns: slice) -> Tensor:
@@ -189,17 +215,16 @@ def product_dtype(regions: Tensor, products: torch.dtype | None) -> torch.dtype:
     return products or (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else regions.dtype)
 
 
-def pack(words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tile], Tensor]:
-    """Captions sorted by length: words [C, T, d], the same without padding [W, d], tiles, and the way back [C].
+def pack(words: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tile], Tensor]:
+    """Captions sorted by length: their words without padding [W, d], tiles, and the way back [C].
 
     words: [C, T, d], padded anyhow. lengths: [C]. Scores [B, C] of sorted captions are s[:, back] of those given.
     """
-    ordered = lengths.cpu().sort(stable=True)
+    width, ordered = words.shape[1], lengths.cpu().sort(stable=True)
     tiles = tiles_of(ordered.values.tolist(), TILE_WORDS[words.device.type])
-    order = ordered.indices.to(words.device)
-    words = words[order]
-    place = torch.arange(words.shape[1], device=words.device) < lengths[order, None]
-    return words, words[place], tiles, order.argsort()
+    places = torch.arange(width) + width * ordered.indices[:, None]
+    real = places[torch.arange(width) < ordered.values[:, None]].to(words.device)
+    return words.flatten(0, 1).index_select(0, real), tiles, ordered.indices.to(words.device).argsort()
 
 
 def score_pairs(
@@ -216,13 +241,11 @@ def score_pairs(
     products = product_dtype(regions, products)
     with torch.autocast(regions.device.type, enabled=False):
         wide = torch.promote_types(regions.dtype, torch.float32)
-        words, packed, tiles, back = pack(words.to(wide), lengths)
+        packed, tiles, back = pack(words.to(wide), lengths)
         if directions == ("o2w",):  # nothing to share: the affinity is made the way round that O2W reads it
             objects = regions if objects is None else objects
-        seen = regions if objects is None else objects
         w2r, o2w = _ScorePairs.apply(
-            regions.to(products), None if objects is None else objects.to(products), packed.to(products),
-            gram(regions.to(wide)).to(products), gram(words), 1 / safe_norm(packed), 1 / safe_norm(seen.to(wide)),
-            temperature_w.to(wide), temperature_o.to(wide), tiles, directions,
+            regions.to(wide), None if objects is None else objects.to(wide), packed, temperature_w.to(wide),
+            temperature_o.to(wide), tiles, directions, products,
         )
         return w2r[:, back], o2w[:, back]

@@ -172,8 +172,9 @@ def scan_scores(
     products = product_dtype(regions, products)
     with torch.autocast(regions.device.type, enabled=False):
         wide = torch.promote_types(regions.dtype, torch.float32)
-        words, packed, tiles, back = pack(words.to(wide), lengths)
-        own_gram = gram(regions.to(wide) if direction == "t2i" else words)
+        words = words.to(wide)
+        packed, tiles, back = pack(words, lengths)
+        own_gram = gram(regions.to(wide) if direction == "t2i" else words[back.argsort()])
         return _ScanPairs.apply(regions.to(products), packed.to(products), own_gram, tiles, direction, pooling)[:, back]
 
 
