@@ -31,6 +31,6 @@ def test_a_quick_round_writes_numbers_tables_and_a_figure(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "engine.json").read_text())
     assert {name: len(values) for name, values in found["training"].items()} == {
-        "engine, float32": 1, "engine, bfloat16": 1, "loop, float32": 1}
+        "engine, float32": 1, "engine, bfloat16": 1, "its three bare products, float32": 1, "loop, float32": 1}
     table = (tmp_path / "engine.md").read_text()
     assert all(name in table for name in found["scoring"]) and (tmp_path / "growth.pdf").stat().st_size > 1000
