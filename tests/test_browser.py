@@ -226,7 +226,7 @@ def test_a_word_shows_its_regions_and_a_region_its_words(photograph):
     view = photograph.locator(".bssan-view")
     assert lit(photograph) == 0
     view.locator('.word:has-text("flag")').hover()
-    assert lit(photograph) == 100 and "“flag” shares its attention" in view.locator(".status").inner_text()
+    assert lit(photograph) == 144 and "“flag” shares its attention" in view.locator(".status").inner_text()
     assert "top left" in view.locator(".status").inner_text()  # where the flag hangs
     photograph.screenshot(path=SHOTS / "page_word.png")
     frame = view.locator(".stage").bounding_box()
@@ -305,7 +305,7 @@ def test_the_keyboard_is_enough(photograph):
     assert photograph.get_by_label("Words look at regions (W2R)").is_checked()
     photograph.keyboard.press("Tab")
     focused = photograph.locator(":focus")
-    assert focused.get_attribute("data-word") == "0" and lit(photograph) == 100
+    assert focused.get_attribute("data-word") == "0" and lit(photograph) == 144
     assert focused.evaluate("(one) => getComputedStyle(one).outlineStyle") == "solid"
     for key, word in (("ArrowRight", "1"), ("End", "12"), ("ArrowRight", "0"), ("ArrowLeft", "12"), ("Home", "0")):
         photograph.keyboard.press(key)
@@ -397,7 +397,7 @@ def test_the_report_is_pointed_at_without_a_network(browser, report, width):
     view = page.locator(".bssan-view").first
     assert page.locator(".bssan-view").count() == 2 == page.locator(".bssan-view :checked[type=radio]").count()
     view.locator('.word:has-text("woman")').hover()
-    assert lit(page) == 100 and view.locator(".stage img").evaluate("(one) => one.naturalWidth") > 100
+    assert lit(page) == 144 and view.locator(".stage img").evaluate("(one) => one.naturalWidth") > 100
     page.screenshot(path=SHOTS / f"report_{width}.png")
     view.locator(".stage").hover()
     assert "Region" in view.locator(".status").inner_text()
