@@ -88,7 +88,7 @@ def start_words(table: nn.Embedding, vocabulary: Vocabulary, source: str | Path 
     Scaled by one number, so that they vary as much as the random numbers in their place. Raises ConfigError where rows
     are shorter than vectors, DataError as `find_vectors`.
     """
-    if source is None:
+    if source is None or len(vocabulary) == 2:  # so few captions that none of their words is known
         return 0
     vectors, known = find_vectors(source, vocabulary.words)
     width = vectors.shape[1]

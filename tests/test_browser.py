@@ -231,7 +231,7 @@ def test_a_word_shows_its_regions_and_a_region_its_words(photograph):
     photograph.screenshot(path=SHOTS / "page_word.png")
     frame = view.locator(".stage").bounding_box()
     photograph.mouse.move(frame["x"] + 0.05 * frame["width"], frame["y"] + 0.15 * frame["height"])
-    assert lit(photograph) == 0 and "Region 11" in view.locator(".status").inner_text()
+    assert lit(photograph) == 0 and "Region 13" in view.locator(".status").inner_text()
     shares = [float(text.rstrip("%")) for text in view.locator(".number").all_inner_texts()]
     assert len(shares) == 13 and max(shares) == shares[-1]  # the flag's region is looked at by "flag" most
     view.get_by_text("Objects read words (O2W)").check()
@@ -326,9 +326,9 @@ def test_the_keyboard_is_enough(photograph):
     assert focused.evaluate("(one) => getComputedStyle(one).strokeDasharray") != "none"
     for key, place in (
         ("ArrowRight", "1"),
-        ("ArrowDown", "11"),
-        ("ArrowLeft", "10"),
-        ("ArrowLeft", "10"),
+        ("ArrowDown", "13"),
+        ("ArrowLeft", "12"),
+        ("ArrowLeft", "12"),
         ("ArrowUp", "0"),
     ):
         photograph.keyboard.press(key)

@@ -83,7 +83,7 @@ def test_photographs_run_through_all_notebooks(tmp_path):
     rows = (texts / "Flickr8k.token.txt").read_text(encoding="utf-8").splitlines()
     rows = [row for row in rows if row.split("#")[0] in kept]
     (data / "Flickr8k.token.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    settings = SMALL | {"data.prepared": tmp_path / "prepared", "data.image_size": 224, "training.mixed_precision": "no"}
+    settings = SMALL | {"data.prepared": tmp_path / "prepared", "data.image_size": 224, "training.mixed_precision": "no", "model.word_size": 101}
     run = reproduce("flickr8k-tuned", tmp_path, "--data", str(data), settings=settings)
     found = json.loads((run / "metrics.json").read_text())
     assert (found["dataset"], found["split"], found["n_images"], found["n_captions"]) == ("flickr8k", "dev", 7, 35)

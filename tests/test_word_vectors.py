@@ -112,3 +112,9 @@ def test_a_run_starts_from_them(tmp_path):
     np.testing.assert_allclose([cosine(a, b) for a, b in zip(rows[known], found[known])], 1, atol=1e-5)
     run.close()
     assert load_config(config).training.word_vectors is None
+
+
+def test_a_vocabulary_without_words_has_nothing_to_start():
+    table = torch.nn.Embedding(2, 5)  # shorter than any vector, which does not matter here
+    before = table.weight.detach().clone()
+    assert start_words(table, Vocabulary(["<pad>", "<unk>"]), "glove") == 0 and torch.equal(table.weight, before)
