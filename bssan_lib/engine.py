@@ -86,11 +86,11 @@ class _ScorePairs(torch.autograd.Function):
         for tile, block, similarity, turned in similarities(*narrow, words, by_region, by_word, tiles, directions, scratch):
             count = tile.last - tile.first
             if similarity is not None and "w2r" in directions:
-                result = attend(similarity, region_gram[block], temperature_w, scratch)[0]
+                result = attend(similarity, region_gram[block], temperature_w, scratch, spent=True)[0]
                 result *= word_scale[tile.start : tile.stop]
                 w2r[block, tile.first : tile.last] = result.view(-1, count, tile.length).mean(2)
             if turned is not None:
-                result = attend(turned, word_grams[tile.number], temperature_o, scratch)[0]
+                result = attend(turned, word_grams[tile.number], temperature_o, scratch, spent=True)[0]
                 result *= object_scale[block].flatten()
                 o2w[block, tile.first : tile.last] = result.view(count, -1, object_scale.shape[1]).mean(2).T
         context.settings = tiles, directions
@@ -198,7 +198,9 @@ def similarities(regions, objects, words, like, by_region, by_word, tiles, direc
                 kept = None if by_region is None else part(by_region, block, K, columns)
                 similarity = product("by region", regions[block].flatten(0, 1), words[columns], kept)
             if "o2w" in directions and shared:
-                turned = scratch("by word", similarity.shape[::-1], like).copy_(similarity.T)
+                # as a copy of three axes, which takes all threads; one of a transposed matrix takes one
+                turned = scratch("by word", similarity.shape[::-1], like)
+                turned.view(len(turned), -1, K).copy_(similarity.view(-1, K, len(turned)).permute(2, 0, 1))
             elif "o2w" in directions:
                 kept = None if by_word is None else by_word[columns, block.start * M : block.stop * M]
                 turned = product("by word", words[columns], objects[block].flatten(0, 1), kept)

@@ -84,6 +84,14 @@ def test_padding_order_and_scale_change_nothing():
         assert whole.abs().max() <= 1
 
 
+def test_similarities_of_any_size_do_not_overflow():
+    regions, objects, words, lengths = make(29, 3, 5, [6, 2, 9], 2)
+    for scale in (1e-6, 30.0):  # lambda s from nothing to tens of thousands
+        inputs = regions * scale, objects * scale, words * scale, lengths
+        for found, expected in zip(score_pairs(*inputs, HOT, COLD), loops(*inputs)):
+            assert (found - expected).abs().max() < 1e-5
+
+
 def test_a_word_of_zeros_has_a_finite_gradient():
     regions, objects, words, lengths = make(5, 2, 3, [4, 2], 2)
     words[0, 1] = 0
