@@ -68,6 +68,7 @@ class _ScorePairs(torch.autograd.Function):
     @staticmethod
     def forward(context, regions, objects, words, temperature_w, temperature_o, tiles, directions, products):
         shared, (images, captions) = objects is None, (len(regions), tiles[-1].last)
+        turns = shared and "o2w" in directions  # one affinity, by word, for both directions
         narrow = [None if part is None else part.to(products) for part in (regions, objects, words)]
         region_gram = gram(regions) if shared or "w2r" in directions else None
         word_grams = [gram(_captions(words, tile)) for tile in tiles]
@@ -77,15 +78,15 @@ class _ScorePairs(torch.autograd.Function):
         region_gram = None if region_gram is None else region_gram.to(products)
         w2r, o2w = (words.new_zeros(images, captions) for _ in range(2))
         differentiable = any(context.needs_input_grad)
-        by_region = by_word = None  # the affinity, [B K, W] and, for objects of their own, [W, B M]
-        if differentiable and (shared or "w2r" in directions):
+        by_region = by_word = None  # the affinity, [B K, W] or [W, B M]
+        if differentiable and "w2r" in directions and not turns:
             by_region = narrow[0].flatten(0, 1) @ narrow[2].T
-        if differentiable and not shared and "o2w" in directions:
-            by_word = narrow[2] @ narrow[1].flatten(0, 1).T
+        if differentiable and "o2w" in directions:
+            by_word = narrow[2] @ narrow[0 if shared else 1].flatten(0, 1).T
         scratch = Scratch()
         for tile, block, similarity, turned in similarities(*narrow, words, by_region, by_word, tiles, directions, scratch):
             count = tile.last - tile.first
-            if similarity is not None and "w2r" in directions:
+            if similarity is not None:
                 result = attend(similarity, region_gram[block], temperature_w, scratch, spent=True)[0]
                 result *= word_scale[tile.start : tile.stop]
                 w2r[block, tile.first : tile.last] = result.view(-1, count, tile.length).mean(2)
@@ -106,43 +107,46 @@ class _ScorePairs(torch.autograd.Function):
         word_grams, (tiles, directions) = context.saved_tensors[13:], context.settings
         shared, vectors = objects is None, object_scale.shape[1]
         over_by_region, over_by_word = (None if kept is None else torch.empty_like(kept) for kept in (by_region, by_word))
+        # of each word's part in an image's W2R score, [B, W], and of each object's in a caption's O2W score, [C, B M]
+        each = torch.cat([torch.full((tile.last - tile.first,), tile.length) for tile in tiles]).to(words.device)
+        over_word_results = (over_w2r / each).repeat_interleave(each, 1)
+        over_object_results = (over_o2w.T / vectors).repeat_interleave(vectors, 1)
         over_region_gram = None if region_gram is None else torch.zeros_like(region_gram, dtype=words.dtype)
         over_word_grams = [torch.zeros_like(made) for made in word_grams]
         over_word_scale, over_object_scale = torch.zeros_like(word_scale), torch.zeros_like(object_scale)
         over_temperature_w, over_temperature_o = torch.zeros_like(temperature_w), torch.zeros_like(temperature_o)
-        scratch, other = Scratch(), Scratch()
+        scratch = Scratch()
         for tile, block, similarity, turned in similarities(*narrow, words, by_region, by_word, tiles, directions, scratch):
-            columns, rows = slice(tile.start, tile.stop), slice(tile.first, tile.last)
-            slopes = []
-            if similarity is not None and "w2r" in directions:
-                gradient = (over_w2r[block, rows] / tile.length).repeat_interleave(tile.length, 1)  # [b, words]
+            columns, seen = slice(tile.start, tile.stop), slice(block.start * vectors, block.stop * vectors)
+            place = None if over_by_word is None else over_by_word[columns, seen]
+            if turned is not None:
+                gradient = over_object_results[tile.first : tile.last, seen]
+                slope, gram_slope, heat, result, _ = attend_backward(
+                    gradient * object_scale[block].flatten(), turned, word_grams[tile.number], temperature_o, scratch)
+                over_object_scale[block].add_((gradient * result).sum(0).view(-1, vectors))
+                over_word_grams[tile.number].add_(gram_slope)
+                over_temperature_o.add_(heat)
+                place.copy_(slope.flatten(0, 1))
+            if similarity is not None:
+                gradient = over_word_results[block, columns]
                 slope, gram_slope, heat, result, _ = attend_backward(
                     gradient * word_scale[columns], similarity, region_gram[block], temperature_w, scratch)
-                over_word_scale[columns] += (gradient * result).sum(0)
-                over_region_gram[block] += gram_slope
-                over_temperature_w += heat
-                slopes.append(slope.flatten(0, 1))
-            if turned is not None:
-                gradient = (over_o2w[block, rows] / vectors).T.repeat_interleave(vectors, 1)  # [captions, b M]
-                slope, gram_slope, heat, result, _ = attend_backward(
-                    gradient * object_scale[block].flatten(), turned, word_grams[tile.number], temperature_o, other)
-                over_object_scale[block] += (gradient * result).sum(0).view(-1, vectors)
-                over_word_grams[tile.number] += gram_slope
-                over_temperature_o += heat
-                if shared:
-                    slopes.append(slope.flatten(0, 1).T)
+                over_word_scale[columns].add_((gradient * result).sum(0))
+                over_region_gram[block].add_(gram_slope)
+                over_temperature_w.add_(heat)
+                if over_by_region is not None:
+                    part(over_by_region, block, regions.shape[1], columns).copy_(slope.flatten(0, 1))
                 else:
-                    over_by_word[columns, block.start * vectors : block.stop * vectors] = slope.flatten(0, 1)
-            if slopes:
-                place = part(over_by_region, block, regions.shape[1], columns)
-                place.copy_(slopes[0] if len(slopes) == 1 else slopes[0].add_(slopes[1]))
+                    place.unflatten(1, (-1, vectors)).add_(slope.permute(2, 0, 1))
         over_regions = over_objects = over_words = None
         if over_by_region is not None:
             over_regions = (over_by_region @ narrow[2]).view_as(regions).to(regions)
             over_words = (over_by_region.T @ narrow[0].flatten(0, 1)).to(words)
         if over_by_word is not None:
-            over_objects = (over_by_word.T @ narrow[2]).view_as(objects).to(objects)
-            more = over_by_word @ narrow[1].flatten(0, 1)
+            kind, whole = (narrow[0], regions) if shared else (narrow[1], objects)
+            over_kind = (over_by_word.T @ narrow[2]).view_as(whole).to(whole)
+            over_regions, over_objects = (over_kind, None) if shared else (over_regions, over_kind)
+            more = over_by_word @ kind.flatten(0, 1)
             over_words = more.to(words) if over_words is None else over_words.add_(more)
         # one over the norm is a function of the square, which is the Gram matrix's diagonal; -1/2 |x|^-3 is its slope
         over_word_square, over_object_square = (
@@ -194,16 +198,17 @@ def similarities(regions, objects, words, like, by_region, by_word, tiles, direc
         columns, count = slice(tile.start, tile.stop), tile.last - tile.first
         for block in _image_blocks(len(regions), max(K, M), tile, like.device.type):
             similarity = turned = None
-            if shared or "w2r" in directions:
+            if "o2w" in directions:
+                kept = None if by_word is None else by_word[columns, block.start * M : block.stop * M]
+                seen = regions if shared else objects
+                turned = product("by word", words[columns], seen[block].flatten(0, 1), kept)
+            if "w2r" in directions and turned is not None and shared:
+                # as a copy of three axes, which takes all threads; one of a transposed matrix takes one
+                similarity = scratch("by region", turned.shape[::-1], like)
+                similarity.view(-1, K, len(turned)).copy_(turned.view(len(turned), -1, K).permute(1, 2, 0))
+            elif "w2r" in directions:
                 kept = None if by_region is None else part(by_region, block, K, columns)
                 similarity = product("by region", regions[block].flatten(0, 1), words[columns], kept)
-            if "o2w" in directions and shared:
-                # as a copy of three axes, which takes all threads; one of a transposed matrix takes one
-                turned = scratch("by word", similarity.shape[::-1], like)
-                turned.view(len(turned), -1, K).copy_(similarity.view(-1, K, len(turned)).permute(2, 0, 1))
-            elif "o2w" in directions:
-                kept = None if by_word is None else by_word[columns, block.start * M : block.stop * M]
-                turned = product("by word", words[columns], objects[block].flatten(0, 1), kept)
             yield (
                 tile, block,
                 None if similarity is None else similarity.view(-1, K, tile.stop - tile.start),
