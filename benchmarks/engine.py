@@ -284,7 +284,8 @@ def main() -> None:
         f"both directions, {name}": (list(map(int, sizes)), [list(values) for values in sizes.values()])
         for name, sizes in found["growth"].items()
     }
-    figure, _, _ = viz.growth_curve(series, "images in the gallery", "seconds a million pairs", log="x")
+    figure, axes, _ = viz.growth_curve(series, "images in the gallery", "seconds a million pairs", log="x")
+    axes.set_ylim(bottom=0)
     viz.save_figure(figure, options.out / "growth")
     print(tables(found))
 

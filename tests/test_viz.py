@@ -763,6 +763,16 @@ def test_growth_shows_the_median_of_the_runs_and_their_reach():
     assert (first.get_marker(), first.get_linestyle()) != (second.get_marker(), second.get_linestyle())
 
 
+def test_growth_names_sizes_within_a_decade_too():
+    for sizes, expected in (([250, 4000], ["500", "1,000", "2,000"]), ([7, 20_000], ["10", "100", "1,000", "10,000"])):
+        figure, axes, _ = viz.growth_curve({"a": (sizes, [3.0, 5.0])}, "n", "s", log="x")
+        figure.canvas.draw()
+        low, high = axes.get_xlim()
+        named = [tick.label1.get_text() for minor in (False, True) for tick in (
+            axes.xaxis.get_minor_ticks() if minor else axes.xaxis.get_major_ticks()) if low <= tick.get_loc() <= high]
+        assert [name for name in named if name] == expected
+
+
 def test_growth_in_given_axes_and_on_linear_ones():
     figure, own = plt.subplots()
     got, axes, _ = viz.growth_curve({"a": ([0, 1], [0, -1])}, "n", "s", log="none", axes=own)

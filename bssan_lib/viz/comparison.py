@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.pictures import TITLE
@@ -86,7 +86,11 @@ def growth_curve(
         axes.set_title(fit(title, wide), parse_math=False)
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":  # exponents would be smaller than what is readable
+                low, high = np.log10(axis.get_view_interval())
+                if np.floor(high) - np.ceil(low) < 1:  # one power of ten alone would not tell what the scale is
+                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+                axis.set_minor_formatter(NullFormatter())
         handles, names = axes.get_legend_handles_labels()
         if any(values.shape[1] > 1 for _, values in checked.values()):
             handles, names = [*handles, Patch(color="#cccccc")], [*names, "least to greatest run"]
