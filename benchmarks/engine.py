@@ -223,7 +223,8 @@ def tables(found: dict) -> str:
     loop_, bare = score["loop, both, float32"], score["bare product, float32"]
     lines = [
         f"Measured on {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; medians of "
-        f"{machine['rounds']} rounds (growth: {(machine['rounds'] + 1) // 2}), least and greatest in brackets. Regions {K} x {D_JOINT}, captions of real lengths.", "",
+        f"{machine['rounds']} rounds (growth: {(machine['rounds'] + 1) // 2}), least and greatest in brackets. "
+        f"Regions {K} x {D_JOINT}, captions of real lengths.", "",
         f"Scoring {found['sizes'][0]:,} images x {found['sizes'][1]:,} captions", "",
         "| | seconds a million pairs | times faster than the loop | times the bare float32 product |", "|---|---|---|---|",
         *(f"| {name} | {spread(values)} | {ratio(loop_, values)} | {ratio(values, bare)} |" for name, values in score.items()),

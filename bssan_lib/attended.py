@@ -70,8 +70,8 @@ def _weights(logits: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor
         heated = torch.mul(logits, temperature, out=weights)
         heated = heated if mask is None else heated.masked_fill_(~mask[:, :, None], float("-inf"))
         return torch.softmax(heated, dim=1, out=weights)
-    # 2^x of whole tensors is two to six times as fast as the exponential inside a processor's softmax. Below the
-    # greatest logit there is no overflow, and the greatest weight is one.
+    # Without the division, and in powers of two of a whole tensor, a processor makes them faster than its softmax does.
+    # Less the greatest logit nothing overflows, and the greatest weight is one.
     real = logits if mask is None else weights.copy_(logits).masked_fill_(~mask[:, :, None], float("-inf"))
     below = torch.sub(real, real.amax(1, keepdim=True), out=weights)
     return below.mul_(temperature / math.log(2)).exp2_()

@@ -115,29 +115,29 @@ class _ScorePairs(torch.autograd.Function):
         over_word_grams = [torch.zeros_like(made) for made in word_grams]
         over_word_scale, over_object_scale = torch.zeros_like(word_scale), torch.zeros_like(object_scale)
         over_temperature_w, over_temperature_o = torch.zeros_like(temperature_w), torch.zeros_like(temperature_o)
-        scratch = Scratch()
+        scratch, other = Scratch(), Scratch()
         for tile, block, similarity, turned in similarities(*narrow, words, by_region, by_word, tiles, directions, scratch):
             columns, seen = slice(tile.start, tile.stop), slice(block.start * vectors, block.stop * vectors)
-            place = None if over_by_word is None else over_by_word[columns, seen]
             if turned is not None:
                 gradient = over_object_results[tile.first : tile.last, seen]
-                slope, gram_slope, heat, result, _ = attend_backward(
+                over_turned, gram_slope, heat, result, _ = attend_backward(
                     gradient * object_scale[block].flatten(), turned, word_grams[tile.number], temperature_o, scratch)
                 over_object_scale[block].add_((gradient * result).sum(0).view(-1, vectors))
                 over_word_grams[tile.number].add_(gram_slope)
                 over_temperature_o.add_(heat)
-                place.copy_(slope.flatten(0, 1))
             if similarity is not None:
                 gradient = over_word_results[block, columns]
                 slope, gram_slope, heat, result, _ = attend_backward(
-                    gradient * word_scale[columns], similarity, region_gram[block], temperature_w, scratch)
+                    gradient * word_scale[columns], similarity, region_gram[block], temperature_w, other)
                 over_word_scale[columns].add_((gradient * result).sum(0))
                 over_region_gram[block].add_(gram_slope)
                 over_temperature_w.add_(heat)
                 if over_by_region is not None:
                     part(over_by_region, block, regions.shape[1], columns).copy_(slope.flatten(0, 1))
-                else:
-                    place.unflatten(1, (-1, vectors)).add_(slope.permute(2, 0, 1))
+                else:  # before both are narrowed
+                    over_turned.view(tile.stop - tile.start, -1, vectors).add_(slope.permute(2, 0, 1))
+            if turned is not None:
+                over_by_word[columns, seen] = over_turned.flatten(0, 1)
         over_regions = over_objects = over_words = None
         if over_by_region is not None:
             over_regions = (over_by_region @ narrow[2]).view_as(regions).to(regions)

@@ -101,7 +101,7 @@ class _ScanPairs(torch.autograd.Function):
         temperature = own_gram.new_tensor(TEMPERATURES[direction])
         for _, _, place, similarity, own in _tiles(regions, words, own_gram, kept, tiles, direction, scratch):
             logits = _compete(similarity, scratch)[0]
-            result = attend(similarity.flatten(2), own, temperature, scratch, None, logits.flatten(2))[0]
+            result = attend(similarity.flatten(2), own, temperature, scratch, None, logits.flatten(2), spent=True)[0]
             made = pooled(result.view(-1, *similarity.shape[2:]), pooling, POOLING_TEMPERATURES[direction])
             scores[place] = made if direction == "t2i" else made.T
         return scores
