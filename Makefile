@@ -1,14 +1,17 @@
 # make reproduce   the whole series on the built-in data, from nothing but Python 3.11
 # make test        every test, all notebooks included at a small scale
+# make check       lint, format, types, contract of imports
 # make explore     look at attention in a browser: any picture, any caption
 # make notebooks   the series again, its outputs put into notebooks/ for committing
 # make bench       how fast and how large scoring and training are, beside the loop of the family's public codes
+# make bench-gpu  what a GPU brings, with the Python that runs torch there: make bench-gpu PYTHON=python DATA=Flickr8k
+# make mutants    changes the core in some 3,000 small ways and lists those that no test notices (an hour): docs/mutants.md
 # make clean-runs  what the commands above made, apart from .venv
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/scenes.yaml
 
-.PHONY: reproduce test explore notebooks bench clean-runs
+.PHONY: reproduce test check explore notebooks bench bench-gpu mutants clean-runs
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -16,6 +19,12 @@ reproduce: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 explore: $(VENV)/.installed
 	$(VENV)/bin/bssan explore
@@ -25,6 +34,14 @@ notebooks: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.engine --out benchmarks/results
+
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu --out benchmarks/results $(if $(DATA),--data $(DATA))
+
+mutants: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,mutants]'
+	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run
+	$(VENV)/bin/mutmut results
 
 clean-runs:
 	rm -rf runs prepared

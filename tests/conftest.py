@@ -30,10 +30,7 @@ def series(tmp_path):
         folder = tmp_path / "notebooks"
         folder.mkdir(exist_ok=True)
         for name, sources in notebooks.items():
-            cells = [
-                v4.new_markdown_cell(sources[0]),
-                v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-            ]
+            cells = [v4.new_markdown_cell(sources[0]), v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
             cells += [v4.new_code_cell(source) for source in sources[1:]]
             nbformat.write(v4.new_notebook(cells=cells), folder / f"{name.removeprefix('n')}.ipynb")
         return folder

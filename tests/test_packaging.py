@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -78,6 +79,12 @@ def test_pins_are_exact_and_of_no_particular_build(pins):
     assert all(re.fullmatch(r"==[0-9][0-9a-z.]*", pin) for pin in pins.values())
 
 
+def test_all_is_every_extra_of_users(project):
+    extras = project["optional-dependencies"]
+    users = [texts for name, texts in extras.items() if name not in ("all", "test", "mutants")]
+    assert sorted(extras["all"]) == sorted(sum(users, []))
+
+
 def test_what_was_asked_for_is_there(project):
     assert set(REQUESTED) <= set(by_name(project["dependencies"]))
     assert not {"torchvision", "timm"} & set(by_name(project["dependencies"]))
@@ -104,7 +111,9 @@ def test_what_is_optional_is_imported_by_functions_alone(project):
     for path in (ROOT / "bssan_lib").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                names = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                )
                 assert not optional & {IMPORTED_AS.get(name.split(".")[0]) for name in names}, path.name
 
 
@@ -114,13 +123,15 @@ def test_citation_has_the_version_and_the_paper():
     assert citation["references"][0]["doi"] == "10.1109/TIP.2018.2882225"
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "notebooks", "explore"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "check", "notebooks", "explore"])
 def test_make_starts_from_nothing(tmp_path, target):
     done = subprocess.run(
         ["make", "--dry-run", f"VENV={tmp_path}/none", target], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    last = {"test": "-m pytest", "explore": "bssan explore"}.get(target, "bssan reproduce --config configs/scenes.yaml")
+    last = {"test": "-m pytest", "check": "lint-imports", "explore": "bssan explore"}.get(
+        target, "bssan reproduce --config configs/scenes.yaml"
+    )
     steps = ["-m venv", "pip install", last]
     places = [done.stdout.index(step) for step in steps]
     assert places == sorted(places)
@@ -129,7 +140,52 @@ def test_make_starts_from_nothing(tmp_path, target):
 def test_make_installs_once(tmp_path):
     for name in (".installed", ".installed-test"):
         (tmp_path / name).touch()
-    done = subprocess.run(
-        ["make", "--dry-run", f"VENV={tmp_path}", "test"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run(["make", "--dry-run", f"VENV={tmp_path}", "test"], cwd=ROOT, capture_output=True, text=True)
     assert "pip install" not in done.stdout and "pytest" in done.stdout
+
+
+# -- the public face, and the contract of imports
+
+
+def test_every_public_name_is_there():
+    assert set(bssan_lib.__all__) <= set(dir(bssan_lib))
+    assert all(callable(getattr(bssan_lib, name)) for name in bssan_lib.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'atend'"):
+        bssan_lib.atend  # noqa: B018
+
+
+def test_the_command_line_starts_without_the_slow_libraries():
+    code = (
+        "import sys; from bssan_lib.commands.cli import _parser; _parser()\n"
+        "print(sorted({'torch', 'pandas', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def lint_imports(folder):
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+
+
+def test_imports_go_one_way_and_a_forbidden_one_is_found(tmp_path):
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+    shutil.copytree(
+        ROOT / "bssan_lib", tmp_path / "bssan_lib", ignore=shutil.ignore_patterns("pretrained", "__pycache__")
+    )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    module = tmp_path / "bssan_lib" / "attention" / "w2r.py"
+    module.write_text(module.read_text() + "\nfrom bssan_lib.training.losses import hinge_loss\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1 and "attention.w2r -> bssan_lib.training.losses" in done.stdout.replace("\n", " ")
+
+
+def test_modules_and_functions_are_read_in_one_sitting():
+    for path in (ROOT / "bssan_lib").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 330, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+    assert len(list((ROOT / "bssan_lib").glob("*.py"))) <= 8

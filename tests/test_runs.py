@@ -1,16 +1,21 @@
 """Run folders: settings that must agree, paths, the lock, and what is recorded."""
 
+import base64
+import io
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bssan_lib import runs
 from bssan_lib.config import load_config
 from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.runs import check_parameters, open_run, repository_root, resolve_path, set_seed
+from bssan_lib.viz import screen_png
 
 HOLD = """
 import sys
@@ -28,7 +33,7 @@ def settings(tmp_path, monkeypatch):
     path.write_text("name: mini\ntraining:\n  epochs: 3\n")
     yield path
     for folder in list(runs._locks):  # the lock otherwise lasts as long as the test process
-        os.close(runs._locks.pop(folder))
+        runs._locks.pop(folder).release()
 
 
 def test_opening_makes_a_complete_folder(tmp_path, settings):
@@ -121,17 +126,11 @@ def test_closing_lets_another_process_in(settings):
     refused = subprocess.run(command, input="", text=True, capture_output=True, env=environment)
     assert refused.returncode == 1 and f"process {os.getpid()}" in refused.stderr
     inside = subprocess.run(
-        command,
-        input="",
-        text=True,
-        capture_output=True,
-        env={**environment, runs.LOCK_VARIABLE: str(run.folder)},
+        command, input="", text=True, capture_output=True, env={**environment, runs.LOCK_VARIABLE: str(run.folder)}
     )
     assert inside.stdout == "held\n"  # a kernel that the holder started
     run.close()
-    assert (
-        subprocess.run(command, input="", text=True, capture_output=True, env=environment).stdout == "held\n"
-    )
+    assert subprocess.run(command, input="", text=True, capture_output=True, env=environment).stdout == "held\n"
 
 
 @pytest.mark.parametrize("inside", [".", "notebooks", "bssan_lib"])
@@ -174,3 +173,34 @@ def test_a_seed_repeats_all_three_generators():
     first = draw(7)
     assert draw(7) == first
     assert all(a != b for a, b in zip(draw(11), first, strict=True))
+
+
+def test_a_kept_figure_is_saved_for_a_paper_and_shown_small(settings):
+    import matplotlib.pyplot as plt
+
+    run = open_run("r", settings)
+    figure, axes = plt.subplots(figsize=(3.25, 2))
+    axes.imshow([[0, 1], [2, 3]])
+    shown = run.keep(figure, "two_by_two", prefix="05_", direction="w2r", seed=3)
+    assert sorted(path.name for path in run.figures.iterdir()) == [
+        f"05_two_by_two.{ending}" for ending in ("pdf", "png", "svg", "txt")
+    ]
+    assert (run.figures / "05_two_by_two.txt").read_text() == "direction: w2r\nseed: 3\n"
+    data, metadata = shown._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == "two by two"
+    assert len(base64.b64decode(data["image/png"])) < (run.figures / "05_two_by_two.png").stat().st_size
+    assert not plt.fignum_exists(figure.number)
+    run.keep(plt.figure(), "without_a_note")
+    assert not (run.figures / "without_a_note.txt").exists() and (run.figures / "without_a_note.pdf").exists()
+
+
+def test_a_small_shape_keeps_its_colour_on_the_screen():
+    import matplotlib.pyplot as plt
+
+    noise = np.random.default_rng(3).integers(150, 250, (60, 60, 3), dtype=np.uint8)
+    noise[28:32, 28:32] = 132, 56, 176
+    figure = plt.figure(figsize=(3, 3))
+    figure.add_axes((0, 0, 1, 1)).imshow(noise, interpolation="nearest")
+    shown = Image.open(io.BytesIO(screen_png(figure))).convert("RGB")
+    colour = shown.getpixel((shown.width // 2, shown.height // 2))
+    assert np.abs(np.subtract(colour, (132, 56, 176))).max() <= 6

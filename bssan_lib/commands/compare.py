@@ -4,10 +4,10 @@ Libraries that take seconds to import are imported by the command when it needs 
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from ..errors import ConfigError, RunError
+from bssan_lib.commands.options import width_of
+from bssan_lib.errors import ConfigError
 
 
 def add_commands(commands) -> None:
@@ -15,23 +15,32 @@ def add_commands(commands) -> None:
     compare = commands.add_parser(
         "compare", help="methods over their seeds: mean, deviation, intervals, paired differences; table and figure"
     )
-    compare.add_argument("runs", nargs="+", metavar="[NAME=]RUN",
-                         help="a run folder, a checkpoint with metrics.json, or a file of `bssan evaluate --out`; those "
-                              "that differ in the seed alone, or have the same NAME, are one method")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN",
+        help="a run folder, a checkpoint with metrics.json, or a file of `bssan evaluate --out`; those "
+        "that differ in the seed alone, or have the same NAME, are one method",
+    )
     compare.add_argument("--names", metavar="A,B,...", help="what the methods are called, in their order")
-    compare.add_argument("--against", metavar="NAME", help="the method the others are compared with (default: the first)")
+    compare.add_argument(
+        "--against", metavar="NAME", help="the method the others are compared with (default: the first)"
+    )
     compare.add_argument("--bootstrap", type=int, default=1000, help="samples for the intervals (default: 1000)")
-    compare.add_argument("--title", default="", metavar="TEXT", help="above the figure (default: data, split and protocol)")
+    compare.add_argument(
+        "--title", default="", metavar="TEXT", help="above the figure (default: data, split and protocol)"
+    )
     compare.add_argument("--width", default="two", metavar="one|two|INCHES", help="of the figure (default: two)")
-    compare.add_argument("--out", metavar="DIR",
-                         help="write table.md, table.tex, comparison.json and rsum.pdf, .svg, .png there")
+    compare.add_argument(
+        "--out", metavar="DIR", help="write table.md, table.tex, comparison.json and rsum.pdf, .svg, .png there"
+    )
     compare.set_defaults(command=_compare)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from ..comparison import compare
-    from ..comparison_tables import format_comparison
-    from ..records import read_record
+    from bssan_lib.comparison.compare import compare
+    from bssan_lib.comparison.tables import format_comparison, write_comparison
+    from bssan_lib.evaluation.records import read_record
 
     out = Path(options.out) if options.out else None
     if out and out.exists() and not out.is_dir():
@@ -41,40 +50,15 @@ def _compare(options: argparse.Namespace) -> None:
     comparison = compare(records, names, options.against, options.bootstrap)
     print(format_comparison(comparison))
     if out:
-        written = write_comparison(comparison, out, options.title, options.width)
+        written = write_comparison(comparison, out, options.title, width_of(options.width))
         print("written: " + ", ".join(str(path) for path in written))
 
 
 def named(given: str) -> tuple[str | None, str]:
-    """"NAME=RUN" as (name, run), "RUN" as (None, run); a path that exists is a path, whatever it is called."""
+    """ "NAME=RUN" as (name, run), "RUN" as (None, run); a path that exists is a path, whatever it is called."""
     name, equals, path = given.partition("=")
     if not equals or Path(given).exists():
         return None, given
     if not name or not path:
         raise ConfigError(f"{given}: expected NAME=RUN, such as w2r=runs/w2r-1")
     return name, path
-
-
-def write_comparison(comparison: dict, folder: Path, title: str = "", width: str | float = "two") -> list[Path]:
-    """Writes table.md, table.tex, comparison.json and the figure into a folder, which is made. Returns the paths."""
-    from ..comparison_tables import intervals_note, kinds_of, latex, markdown, table_head
-    from ..data.files import replace_bytes
-    from ..evaluation import plain
-    from ..viz import run_dots, save_figure
-    from .figures import width_of
-
-    gallery = comparison["gallery"]
-    title = title or f"{gallery['dataset']} {gallery['split']}, protocol {gallery['protocol']}, {gallery['n_images']} images"
-    figure, _, _ = run_dots(comparison, title=title, width=width_of(str(width)))
-    numbers = json.dumps(plain(comparison), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    texts = {"table.md": markdown(comparison), "table.tex": latex(comparison), "comparison.json": numbers}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            replace_bytes(folder / name, text.encode("utf-8"))
-    except OSError as error:
-        raise RunError(f"{folder}: the comparison cannot be written ({error.strerror or error}). Choose a place that can "
-                       "be written and has room.") from error
-    note = {kind: table_head(comparison, kind) for kind in kinds_of(comparison)} | {
-        "drawn": "a ring is a seed, the dot their mean; squares are ensembles", "intervals": intervals_note(comparison)}
-    return [*(folder / name for name in texts), *save_figure(figure, folder / "rsum", note=note)]

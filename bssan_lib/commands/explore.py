@@ -8,7 +8,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from ..errors import RunError
+from bssan_lib.errors import RunError
 
 HOST = "127.0.0.1"
 # Nothing is loaded from elsewhere, and no other page may show this one. Voila's own scripts stand in the page and use
@@ -28,7 +28,7 @@ def add_commands(commands) -> None:
     """Adds `explore` to the parser of `bssan`."""
     explore = commands.add_parser("explore", help="look at attention in a browser: any picture, any caption")
     explore.add_argument(
-        "--checkpoint", metavar="DIR", help="a checkpoint or a run folder (default: the model that comes along)"
+        "--checkpoint", metavar="DIR", help="a checkpoint or a run folder (default: the packaged model)"
     )
     explore.add_argument("--data", metavar="DIR", help="prepared features (default: those of the run)")
     explore.add_argument(
@@ -73,7 +73,7 @@ def serve(notebook: Path, port: int, browser: bool) -> None:
     """Serves a notebook by Voila on this machine until interrupted; the address carries a token of its own."""
     from voila.app import Voila
 
-    from ..reproduce import kernel_paths
+    from bssan_lib.series.reproduce import kernel_paths
 
     os.environ.update(kernel_paths())
     token = secrets.token_urlsafe(24)
@@ -97,8 +97,8 @@ def serve(notebook: Path, port: int, browser: bool) -> None:
 
 def _refuse_what_cannot_open(checkpoint: str | None, data: str | None) -> None:
     """Mistakes are told here, in a sentence, before a browser opens."""
-    from ..checkpoint import find_checkpoint
-    from ..explorer.galleries import features_folder
+    from bssan_lib.explorer.galleries import features_folder
+    from bssan_lib.models.checkpoint import find_checkpoint
 
     if checkpoint:
         find_checkpoint(checkpoint)

@@ -1,14 +1,22 @@
-"""bssan figure: figures for a paper, of any photograph with any caption, and of measured recalls. bssan gallery.
+"""bssan figure: figures for a paper, of any photograph with any caption, and of measured recalls.
 
 Libraries that take seconds to import are imported by the commands that need them, after what can be refused at once.
 """
 
 import argparse
 import json
-import os
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
+from bssan_lib.commands.options import (
+    add_checkpoint,
+    check_caption,
+    formats_of,
+    open_photograph,
+    output_stem,
+    print_unknown_words,
+    width_of,
+)
+from bssan_lib.errors import ConfigError, DataError
 
 KINDS = {
     "attention": "a panel a word: where it looks",
@@ -20,7 +28,7 @@ KINDS = {
 
 
 def add_commands(commands) -> None:
-    """Adds `figure` and `gallery` to the parser of `bssan`."""
+    """Adds `figure` to the parser of `bssan`."""
     figure = commands.add_parser("figure", help="a figure for a paper: PDF, SVG or PNG of a column's exact width")
     kinds = figure.add_subparsers(required=True, metavar="KIND")
     for name, shows in KINDS.items():
@@ -30,11 +38,16 @@ def add_commands(commands) -> None:
         add_checkpoint(kind)
         _add_out(kind)
         if name == "boxes":
-            kind.add_argument("--words", action="append", metavar="PHRASE",
-                              help="words of the caption, a panel each time it is given (default: the whole caption)")
+            kind.add_argument(
+                "--words",
+                action="append",
+                metavar="PHRASE",
+                help="words of the caption, a panel each time it is given (default: the whole caption)",
+            )
         if name != "alignment" and name != "attention":
-            kind.add_argument("-k", type=int, metavar="N",
-                              help="how many regions, words or ends of lines (default: 5, 3, 10)")
+            kind.add_argument(
+                "-k", type=int, metavar="N", help="how many regions, words or ends of lines (default: 5, 3, 10)"
+            )
         kind.set_defaults(command=_figure, kind=name)
     recalls = kinds.add_parser("recalls", help="recalls with their intervals, from metrics files")
     recalls.add_argument("metrics", nargs="+", metavar="[NAME=]FILE", help="written by bssan evaluate --out")
@@ -42,42 +55,38 @@ def add_commands(commands) -> None:
     _add_out(recalls)
     recalls.set_defaults(command=_recalls)
 
-    gallery = commands.add_parser("gallery", help="make the repository's figures of freely licensed photographs anew")
-    add_checkpoint(gallery)
-    gallery.add_argument("--out", default="figures", metavar="DIR", help="where (default: figures)")
-    gallery.set_defaults(command=_gallery)
-
-
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", metavar="DIR",
-                        help="a checkpoint or a run folder (default: the model that comes along)")
-
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FILE",
-                        help=".pdf, .svg or .png; without an ending all three; a text is written beside them")
-    parser.add_argument("--width", default="two", metavar="one|two|INCHES",
-                        help="3.25 or 6.75 inches, or any number (default: two)")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".pdf, .svg or .png; without an ending all three; a text is written beside them",
+    )
+    parser.add_argument(
+        "--width", default="two", metavar="one|two|INCHES", help="3.25 or 6.75 inches, or any number (default: two)"
+    )
 
 
 def _figure(options: argparse.Namespace) -> None:
-    stem, formats, width = where(options.out), formats_of(options.out), width_of(options.width)
+    stem, formats, width = output_stem(options.out), formats_of(options.out), width_of(options.width)
     check_caption(options.caption)
     if getattr(options, "k", None) is not None and options.k < 1:
         raise ConfigError(f"-k {options.k}: expected 1 or more")
     phrases = [find_phrase(options.caption, words) for words in getattr(options, "words", None) or []]
-    photograph = take(options.checkpoint, options.image)
+    photograph = open_photograph(options.checkpoint, options.image)
     attention = photograph.attend(options.caption)
-    figure, direction = draw(options.kind, photograph, attention, options.caption, width, phrases,
-                             getattr(options, "k", None))
+    figure, direction = draw(
+        options.kind, photograph, attention, options.caption, width, phrases, getattr(options, "k", None)
+    )
     save(figure, stem, formats, photograph, attention, options.image, options.caption, direction)
 
 
 def save(figure, stem: Path, formats, photograph, attention, image: str, caption: str, direction: str) -> None:
-    """Writes a figure of a photograph with its note, and says what was written and what was never read."""
-    from ..viz import attention_note, save_figure
+    """Writes a figure of a photograph with its note, and prints the paths and the unknown words."""
+    from bssan_lib.viz import attention_note, save_figure
 
-    say_unknown(photograph.checkpoint, [caption])
+    print_unknown_words(photograph.checkpoint, [caption])
     note = attention_note(photograph.checkpoint, attention, Path(image).name, caption, direction)
     written = save_figure(figure, stem, formats, note)
     print("written: " + ", ".join(str(path) for path in written))
@@ -85,8 +94,8 @@ def save(figure, stem: Path, formats, photograph, attention, image: str, caption
 
 def draw(kind: str, photograph, attention, caption: str, width: float, phrases=(), most: int | None = None):
     """(figure, direction) of one of KINDS. phrases: [(title, rows of the words)], for boxes."""
-    from .. import viz
-    from ..viz.style import plain
+    from bssan_lib import viz
+    from bssan_lib.viz.style import plain
 
     picture, words, title = photograph.picture, attention.words, plain(caption)
     if kind == "attention":
@@ -98,13 +107,22 @@ def draw(kind: str, photograph, attention, caption: str, width: float, phrases=(
         phrases = phrases or [("mean of all words", range(len(words)))]
         weights = [attention.w2r[list(rows)].mean(axis=0) for _, rows in phrases]
         names = [name for name, _ in phrases]
-        return viz.phrase_boxes(picture, weights, photograph.boxes, names, most=most or 5, caption=title,
-                                width=width)[0], "W2R, mean over the words of a phrase"
+        return viz.phrase_boxes(picture, weights, photograph.boxes, names, most=most or 5, caption=title, width=width)[
+            0
+        ], "W2R, mean over the words of a phrase"
     if kind == "objects":
-        return viz.object_words(picture, attention.o2w, photograph.object_boxes, words, most=most or 3, caption=title,
-                                width=width)[0], "O2W"
-    return viz.links(attention, image=picture, boxes=photograph.boxes, object_boxes=photograph.object_boxes,
-                     most=most or 10, title=title, width=width)[0], "W2R and O2W"
+        return viz.object_words(
+            picture, attention.o2w, photograph.object_boxes, words, most=most or 3, caption=title, width=width
+        )[0], "O2W"
+    return viz.links(
+        attention,
+        image=picture,
+        boxes=photograph.boxes,
+        object_boxes=photograph.object_boxes,
+        most=most or 10,
+        title=title,
+        width=width,
+    )[0], "W2R and O2W"
 
 
 def layout(photograph) -> dict:
@@ -113,47 +131,9 @@ def layout(photograph) -> dict:
     return {"grid": tuple(grid)} if grid else {"boxes": photograph.boxes}
 
 
-def take(checkpoint: str | None, image: str):
-    """A photograph as the checkpoint sees it."""
-    return open_camera(checkpoint).take(image)
-
-
-def open_camera(folder: str | None):
-    """What turns pictures into the features that a checkpoint, by default the one that comes along, was trained on."""
-    import torch
-
-    from ..checkpoint import load_checkpoint
-    from ..photograph import Camera, load_pretrained
-    from ..scoring import check_directions
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint = load_checkpoint(folder, device) if folder else load_pretrained(device=device)
-    check_directions(checkpoint)
-    return Camera(checkpoint, device)
-
-
-def say_unknown(checkpoint, captions: list[str]) -> None:
-    """Says which words the model has never learned; nothing where it knows all."""
-    from ..photograph import unknown_words
-
-    unknown = dict.fromkeys(word for caption in captions for word in unknown_words(caption, checkpoint.vocabulary))
-    if unknown:
-        shown = list(unknown)[:20] + ([f"and {len(unknown) - 20} more"] if len(unknown) > 20 else [])
-        which = "it" if len(unknown) == 1 else "them"
-        print(f"the model has never read: {', '.join(shown)}; it reads {which} as <unk>")
-
-
-def check_caption(caption: str) -> None:
-    """DataError where a caption has no word."""
-    from ..data.vocabulary import words_of
-
-    if not words_of(caption):
-        raise DataError(f"caption {caption!r}: expected at least one word, got none")
-
-
 def find_phrase(caption: str, phrase: str) -> tuple[str, list[int]]:
     """(the phrase, the rows of its words) in a caption. ConfigError where the caption has no such words."""
-    from ..data.vocabulary import words_of
+    from bssan_lib.data.vocabulary import words_of
 
     words, wanted = words_of(caption), words_of(phrase)
     starts = [t for t in range(len(words)) if wanted and words[t : t + len(wanted)] == wanted]
@@ -162,52 +142,32 @@ def find_phrase(caption: str, phrase: str) -> tuple[str, list[int]]:
     return " ".join(wanted), list(range(starts[0], starts[0] + len(wanted)))
 
 
-def formats_of(out: str) -> tuple[str, ...]:
-    """The formats that an --out asks for. ConfigError for another ending."""
-    from ..viz.style import FORMATS
-
-    suffix = Path(out).suffix.lower().removeprefix(".")
-    if suffix and suffix not in FORMATS:
-        raise ConfigError(f"--out {out}: expected .pdf, .svg, .png, or no ending for all three, got .{suffix}")
-    return (suffix,) if suffix else FORMATS
-
-
-def where(out: str) -> Path:
-    """An --out without its ending. ConfigError, before anything is computed, where nothing could be written."""
-    path = Path(out)
-    if not path.name or path.is_dir():
-        raise ConfigError(f"--out {out}: a folder; expected a file to write, such as {path / 'figure.pdf'}")
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigError(f"--out {out}: {nearest} is no folder that can be written to; choose another place")
-    return path.with_suffix("") if path.suffix else path
-
-
-def width_of(text: str) -> float:
-    """Inches of "one", "two" or a number."""
-    from ..viz.style import column_width
-
-    try:
-        return column_width(float(text))
-    except ValueError:
-        return column_width(text)
-
-
 def _recalls(options: argparse.Namespace) -> None:
-    stem, formats, width = where(options.out), formats_of(options.out), width_of(options.width)
+    stem, formats, width = output_stem(options.out), formats_of(options.out), width_of(options.width)
     rows, sources = {}, {}
     for given in options.metrics:
         name, equals, file = given.rpartition("=")
         metrics = _read_metrics(file)
         name = name if equals else f"{metrics['dataset']} {metrics['split']}"
-        parts = {name: metrics} if len(options.metrics) > 1 else {
-            "joint": metrics, **{f"{key.upper()} part": part for key, part in metrics.get("directions", {}).items()}}
+        parts = (
+            {name: metrics}
+            if len(options.metrics) > 1
+            else {
+                "joint": metrics,
+                **{f"{key.upper()} part": part for key, part in metrics.get("directions", {}).items()},
+            }
+        )
         for title, part in parts.items():
-            rows[title] = {f"{way} {k}": _recall(part, key, k) for key, way in (("i2t", "image to text"),
-                           ("t2i", "text to image")) for k in ("R@1", "R@5", "R@10")}
-        sources[name] = f"{metrics['dataset']} {metrics['split']}, protocol {metrics['protocol']}, " \
-                        f"{metrics['n_images']} images, {metrics['n_captions']} captions"
-    from ..viz import comparison_dots, save_figure
+            rows[title] = {
+                f"{way} {k}": _recall(part, key, k)
+                for key, way in (("i2t", "image to text"), ("t2i", "text to image"))
+                for k in ("R@1", "R@5", "R@10")
+            }
+        sources[name] = (
+            f"{metrics['dataset']} {metrics['split']}, protocol {metrics['protocol']}, "
+            f"{metrics['n_images']} images, {metrics['n_captions']} captions"
+        )
+    from bssan_lib.viz import comparison_dots, save_figure
 
     figure, _, _ = comparison_dots(rows, xlabel="recall (%)", title=options.title, width=width)
     note = {**sources, "intervals": "95% bootstrap intervals over images, where a line is drawn"}
@@ -231,10 +191,3 @@ def _read_metrics(file: str) -> dict:
 def _recall(metrics: dict, way: str, k: str):
     span = metrics.get("ci95", {}).get(way, {}).get(k)
     return (metrics[way][k], *span) if span else metrics[way].get(k)
-
-
-def _gallery(options: argparse.Namespace) -> None:
-    from ..gallery import publish_photographs
-
-    page = publish_photographs(Path(options.out), options.checkpoint)[-1]
-    print(f"the page that shows them: {page}")

@@ -7,20 +7,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
-from .figures import (
+from bssan_lib.commands.figures import draw, layout, save
+from bssan_lib.commands.options import (
     add_checkpoint,
     check_caption,
-    draw,
     formats_of,
-    layout,
     open_camera,
-    save,
-    say_unknown,
-    take,
-    where,
+    open_photograph,
+    output_stem,
+    print_unknown_words,
     width_of,
 )
+from bssan_lib.errors import ConfigError, DataError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 AT_ONCE = 8  # pictures whose features are in memory together
@@ -32,8 +30,11 @@ def add_commands(commands) -> None:
     attend = commands.add_parser("attend", help="where each word of a caption looks in a photograph")
     attend.add_argument("photo", metavar="PHOTO", help="a picture file")
     attend.add_argument("caption", metavar="CAPTION", help="any text")
-    attend.add_argument("--out", metavar="FILE|DIR",
-                        help="the figure, or the folder for it (default: attention_ and the photo's name, .png, here)")
+    attend.add_argument(
+        "--out",
+        metavar="FILE|DIR",
+        help="the figure, or the folder for it (default: attention_ and the photo's name, .png, here)",
+    )
     attend.set_defaults(command=_attend)
 
     rank = commands.add_parser("rank", help="which of many captions fit a photograph best")
@@ -51,8 +52,9 @@ def add_commands(commands) -> None:
         command.add_argument("--width", default="two", metavar="one|two|INCHES", help="of the figure (default: two)")
     for command in (rank, find):
         command.add_argument("--top", type=int, default=10, metavar="N", help="how many are printed (default: 10)")
-        command.add_argument("--out", metavar="FILE",
-                             help="a figure of the first five, with the attention that decided")
+        command.add_argument(
+            "--out", metavar="FILE", help="a figure of the first five, with the attention that decided"
+        )
 
 
 def _attend(options: argparse.Namespace) -> None:
@@ -60,17 +62,21 @@ def _attend(options: argparse.Namespace) -> None:
     out = options.out or f"{name}.png"
     if options.out and Path(options.out).is_dir():
         out = str(Path(options.out) / f"{name}.png")
-    stem, formats, width = where(out), formats_of(out), width_of(options.width)
+    stem, formats, width = output_stem(out), formats_of(out), width_of(options.width)
     check_caption(options.caption)
-    photograph = take(options.checkpoint, options.photo)
+    photograph = open_photograph(options.checkpoint, options.photo)
     attention = photograph.attend(options.caption)
     gate, more = attention.gate, photograph.checkpoint.model.config.global_term
-    print(f"score {attention.score:.3f}{', with the global vectors; attention alone:' if more else ' ='} {gate:.2f} x W2R "
-          f"{attention.score_w2r:.3f} + {1 - gate:.2f} x O2W {attention.score_o2w:.3f}")
+    print(
+        f"score {attention.score:.3f}{', with the global vectors; attention alone:' if more else ' ='} {gate:.2f} x W2R "
+        f"{attention.score_w2r:.3f} + {1 - gate:.2f} x O2W {attention.score_o2w:.3f}"
+    )
     print(f"{'word':16s} {'looks at':14s} weight  times even")
     for word, weights in zip(attention.words, attention.w2r):
-        print(f"{word:16s} {place_of(weights, photograph.boxes):14s} {weights.max():6.3f} "
-              f"{weights.max() * len(weights):10.1f}")
+        print(
+            f"{word:16s} {place_of(weights, photograph.boxes):14s} {weights.max():6.3f} "
+            f"{weights.max() * len(weights):10.1f}"
+        )
     figure, direction = draw("attention", photograph, attention, options.caption, width)
     save(figure, stem, formats, photograph, attention, options.photo, options.caption, direction)
 
@@ -85,20 +91,26 @@ def place_of(weights, boxes) -> str:
 def _rank(options: argparse.Namespace) -> None:
     stem, formats, width = _check(options)
     captions = read_captions(options.captions)
-    photograph = take(options.checkpoint, options.photo)
-    from ..photograph import score_photographs
+    photograph = open_photograph(options.checkpoint, options.photo)
+    from bssan_lib.evaluation.photograph import score_photographs
 
     scores = score_photographs([photograph], captions)
     order = scores["joint"][0].argsort(kind="stable")[::-1][: options.top]
     _print_scores([(captions[c], *(scores[part][0, c] for part in ("joint", "w2r", "o2w"))) for c in order])
-    say_unknown(photograph.checkpoint, captions)
+    print_unknown_words(photograph.checkpoint, captions)
     if stem:
-        from ..viz import retrieved_captions
+        from bssan_lib.viz import retrieved_captions
 
         first = [captions[c] for c in order[:5]]
         looks = [photograph.attend(caption).w2r.mean(axis=0) for caption in first]
-        figure, _, _ = retrieved_captions([photograph.picture], [first], [scores["joint"][0, order[:5]]],
-                                          attention=[looks], width=width, **layout(photograph))
+        figure, _, _ = retrieved_captions(
+            [photograph.picture],
+            [first],
+            [scores["joint"][0, order[:5]]],
+            attention=[looks],
+            width=width,
+            **layout(photograph),
+        )
         _save_found(figure, stem, formats, photograph.checkpoint, Path(options.photo).name, " | ".join(first))
 
 
@@ -114,23 +126,28 @@ def _find(options: argparse.Namespace) -> None:
         raise DataError(f"{options.folder}: none of its {len(files)} pictures can be read")
     found.sort(key=lambda one: -one[1])
     _print_scores([(file.name, *scores) for file, *scores in found[: options.top]])
-    say_unknown(camera.checkpoint, [options.caption])
+    print_unknown_words(camera.checkpoint, [options.caption])
     if stem:
-        from ..viz import retrieved_images
+        from bssan_lib.viz import retrieved_images
 
         first = [camera.take(file) for file, *_ in found[:5]]
         looks = [photograph.attend(options.caption).w2r.mean(axis=0) for photograph in first]
-        figure, _, _ = retrieved_images([options.caption], [[one.picture for one in first]],
-                                        [[one[1] for one in found[:5]]], attention=[looks], width=width,
-                                        **layout(first[0]))
+        figure, _, _ = retrieved_images(
+            [options.caption],
+            [[one.picture for one in first]],
+            [[one[1] for one in found[:5]]],
+            attention=[looks],
+            width=width,
+            **layout(first[0]),
+        )
         names = ", ".join(file.name for file, *_ in found[:5])
         _save_found(figure, stem, formats, camera.checkpoint, names, options.caption)
 
 
 def _scores_of_files(camera, files: list[Path], caption: str) -> tuple[list[tuple], list[str]]:
     """[(file, joint, W2R, O2W)] of what can be read, and what is wrong with the others."""
-    from ..photograph import score_photographs
-    from ..progress import tqdm
+    from bssan_lib.evaluation.photograph import score_photographs
+    from bssan_lib.progress import tqdm
 
     found, skipped, taken = [], [], []
     for number, file in enumerate(tqdm(files, desc="pictures", unit="picture"), start=1):
@@ -152,12 +169,12 @@ def _check(options: argparse.Namespace):
         raise ConfigError(f"--top {options.top}: expected 1 or more")
     if not options.out:
         return None, (), width_of(options.width)
-    return where(options.out), formats_of(options.out), width_of(options.width)
+    return output_stem(options.out), formats_of(options.out), width_of(options.width)
 
 
 def read_captions(file: str) -> list[str]:
     """The captions of a text file, one a line; empty lines are left out. DataError where a line has no word."""
-    from ..data.vocabulary import words_of
+    from bssan_lib.data.vocabulary import words_of
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
@@ -192,8 +209,12 @@ def _print_scores(rows: list[tuple]) -> None:
 
 
 def _save_found(figure, stem: Path, formats, checkpoint, image: str, caption: str) -> None:
-    from ..viz import checkpoint_note, save_figure
+    from bssan_lib.viz import checkpoint_note, save_figure
 
-    note = {"image": image, "caption": caption, "direction": "joint score; W2R, mean over the words",
-            **checkpoint_note(checkpoint)}
+    note = {
+        "image": image,
+        "caption": caption,
+        "direction": "joint score; W2R, mean over the words",
+        **checkpoint_note(checkpoint),
+    }
     print("written: " + ", ".join(str(path) for path in save_figure(figure, stem, formats, note)))

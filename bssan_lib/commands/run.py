@@ -6,22 +6,27 @@ Libraries that take seconds to import are imported by the commands that need the
 import argparse
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError
+from bssan_lib.commands.options import (
+    add_config,
+    add_processes,
+    data_of_checkpoint,
+    parse_parameters,
+    print_table,
+    run_folder,
+)
+from bssan_lib.errors import ConfigError, RunError
 
 
 def add_commands(commands) -> None:
     """Adds these commands to the parser of `bssan`."""
     reproduce = commands.add_parser("reproduce", help="execute the numbered notebooks into a run folder")
-    _add_config(reproduce)
+    add_config(reproduce, default="scenes")
     reproduce.add_argument(
-        "--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)"
+        "--quick", dest="config", action="store_const", const="scenes-quick", help="short for --config scenes-quick"
     )
-    reproduce.add_argument(
-        "--from", dest="start", metavar="NN", help="execute this notebook and those after it again"
-    )
-    reproduce.add_argument(
-        "--notebooks", metavar="DIR", help="the notebooks (default: those of the repository)"
-    )
+    reproduce.add_argument("--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)")
+    reproduce.add_argument("--from", dest="start", metavar="NN", help="execute this notebook and those after it again")
+    reproduce.add_argument("--notebooks", metavar="DIR", help="the notebooks (default: the project's)")
     reproduce.add_argument(
         "--publish",
         action="store_true",
@@ -29,17 +34,18 @@ def add_commands(commands) -> None:
     )
     reproduce.set_defaults(command=_reproduce)
 
-    prepare = commands.add_parser(
-        "prepare", help="turn pictures and captions into the prepared dataset alone"
-    )
-    _add_config(prepare)
+    notebooks = commands.add_parser("notebooks", help="copy the notebooks and configurations to read and change them")
+    notebooks.add_argument("folder", metavar="DIR", help="a new folder")
+    notebooks.set_defaults(command=_notebooks)
+
+    prepare = commands.add_parser("prepare", help="turn pictures and captions into the prepared dataset alone")
+    add_config(prepare)
     prepare.set_defaults(command=_prepare)
 
-    train = commands.add_parser(
-        "train", help="train a run without notebooks, also under `accelerate launch -m bssan_lib train`"
-    )
-    _add_config(train)
+    train = commands.add_parser("train", help="train a run without notebooks, in one process or in several")
+    add_config(train)
     train.add_argument("--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)")
+    add_processes(train)
     train.set_defaults(command=_train)
 
     add_global = commands.add_parser(
@@ -50,7 +56,10 @@ def add_commands(commands) -> None:
     add_global.add_argument("--out", required=True, metavar="DIR", help="the new checkpoint")
     add_global.add_argument("--epochs", type=int, default=3, help="passes over the training captions (default: 3)")
     add_global.set_defaults(command=_add_global)
+    _add_evaluate(commands)
 
+
+def _add_evaluate(commands) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on raw or prepared data")
     evaluate.add_argument(
         "--checkpoint",
@@ -59,9 +68,7 @@ def add_commands(commands) -> None:
         metavar="DIR",
         help="a checkpoint or a run folder; given several times: the ensemble of them, scores averaged",
     )
-    evaluate.add_argument(
-        "--data", required=True, metavar="DIR", help="raw pictures and captions, or features"
-    )
+    evaluate.add_argument("--data", required=True, metavar="DIR", help="raw pictures and captions, or features")
     evaluate.add_argument("--split", required=True, help="train, dev, test, ...")
     evaluate.add_argument(
         "--protocol",
@@ -77,9 +84,7 @@ def add_commands(commands) -> None:
         default="float32",
         help="of the large products; auto: bfloat16 where it is fast (default: float32)",
     )
-    evaluate.add_argument(
-        "--bootstrap", type=int, default=1000, help="samples for the intervals (default: 1000)"
-    )
+    evaluate.add_argument("--bootstrap", type=int, default=1000, help="samples for the intervals (default: 1000)")
     evaluate.add_argument(
         "--grounding-checks",
         action="store_true",
@@ -90,36 +95,26 @@ def add_commands(commands) -> None:
         action="store_true",
         help="MSCOCO's test split: also by ECCV Caption and CxC, which list more right answers (extra bssan[eccv])",
     )
-    evaluate.add_argument("--out", metavar="FILE", help="write the metrics there as JSON, and every query's rank beside it")
+    evaluate.add_argument(
+        "--out", metavar="FILE", help="write the metrics there as JSON, and every query's rank beside it"
+    )
+    add_processes(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE", help="such as configs/scenes.yaml")
-    parser.add_argument("--data", metavar="DIR", help="the data folder, where the configuration names none")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="one setting, such as training.epochs=2; may be repeated",
-    )
-
-
 def _reproduce(options: argparse.Namespace) -> None:
-    from ..config import load_config
-    from ..reproduce import find_notebooks, reproduce
-    from ..runs import resolve_path
+    from bssan_lib.config import load_config
+    from bssan_lib.runs import find_config
+    from bssan_lib.series.reproduce import find_notebooks, reproduce
 
-    parameters = _parameters(options.parameters)
-    config = load_config(resolve_path(options.config), parameters)
-    out = Path(options.out or Path("runs") / config.name).expanduser().absolute()
+    parameters = parse_parameters(options.parameters)
+    config = load_config(find_config(options.config), parameters)
+    out = run_folder(options.out, config.name)
     data = Path(options.data).expanduser().absolute() if options.data else None
     run = reproduce(options.config, data, out, options.start, parameters, options.notebooks)
     if options.publish:
-        from ..gallery import publish_figures
-        from ..outputs import publish_notebooks
+        from bssan_lib.series.figure_gallery import publish_figures
+        from bssan_lib.series.outputs import publish_notebooks
 
         notebooks = find_notebooks(options.notebooks)[0].parent
         publish_notebooks(run, notebooks)
@@ -127,8 +122,24 @@ def _reproduce(options: argparse.Namespace) -> None:
     _print_run(run)
 
 
+def _notebooks(options: argparse.Namespace) -> None:
+    import shutil
+
+    from bssan_lib.runs import project_folder
+
+    folder = Path(options.folder).expanduser()
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists already; give the name of a new folder")
+    try:
+        for name in ("notebooks", "configs"):
+            shutil.copytree(project_folder() / name, folder / name, ignore=shutil.ignore_patterns(".*"))
+    except OSError as error:
+        raise RunError(f"{folder}: the notebooks cannot be copied there: {error}") from None
+    print(f"notebooks copied to {folder / 'notebooks'}; open them with: jupyter lab {folder / 'notebooks'}")
+
+
 def _print_run(run) -> None:
-    from ..report import metrics_rows, read_metrics
+    from bssan_lib.series.report import metrics_rows, read_metrics
 
     metrics = read_metrics(run)
     print()
@@ -143,11 +154,11 @@ def _print_run(run) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from ..config import load_config
-    from ..data import list_splits, open_prepared, prepare
-    from ..runs import absolute_paths, resolve_path
+    from bssan_lib.config import load_config
+    from bssan_lib.data import list_splits, open_prepared, prepare
+    from bssan_lib.runs import absolute_paths, find_config
 
-    config = load_config(resolve_path(options.config), _parameters(options.parameters))
+    config = load_config(find_config(options.config), parse_parameters(options.parameters))
     if options.data:
         config.data.folder = options.data
     folder = prepare(absolute_paths(config).data)
@@ -157,29 +168,32 @@ def _prepare(options: argparse.Namespace) -> None:
     print(f"prepared in {folder}")
 
 
-def _train(options: argparse.Namespace) -> None:
-    from ..config import load_config
-    from ..launch import first_process_first, prepare_run, train_run
-    from ..runs import Run, open_run, prepared_folder, resolve_path
+def _train(options: argparse.Namespace) -> int | None:
+    from bssan_lib.config import load_config
+    from bssan_lib.parallel import start_processes, wanted_processes, working_together
+    from bssan_lib.runs import Run, find_config, open_run, prepared_folder
+    from bssan_lib.training.launch import first_process_first, prepare_run, train_run
 
-    parameters = _parameters(options.parameters)
-    config = load_config(resolve_path(options.config), parameters)
-    folder = resolve_path(options.out or Path("runs") / config.name)
-    state = first_process_first(
-        lambda: prepare_run(open_run(folder, options.config, options.data, parameters))
-    )
-    config = load_config(folder / "config.yaml")  # the first process wrote it
-    train_run(Run(folder, config, prepared_folder(config.data).absolute()))
+    parameters = parse_parameters(options.parameters)
+    config = load_config(find_config(options.config), parameters)
+    folder = run_folder(options.out, config.name)
+    count = wanted_processes(options.processes)
+    if count > 1:
+        return start_processes(options.arguments, count)
+    with working_together() as state:
+        first_process_first(lambda: prepare_run(open_run(folder, options.config, options.data, parameters)))
+        config = load_config(folder / "config.yaml")  # the first process wrote it
+        train_run(Run(folder, config, prepared_folder(config.data).absolute()), processes=1)
     if state.is_main_process:
         print(f"trained: {folder / 'checkpoints' / 'best'}")
+    return None
 
 
 def _add_global(options: argparse.Namespace) -> None:
-    from ..checkpoint import load_checkpoint
-    from ..data import open_prepared
-    from ..global_vectors import add_global_vectors
-    from ..parallel import process_state
-    from ..scoring import check_backbone
+    from bssan_lib.data import open_prepared
+    from bssan_lib.models.checkpoint import check_backbone, load_checkpoint
+    from bssan_lib.parallel import process_state
+    from bssan_lib.search.global_vectors import add_global_vectors
 
     if Path(options.out).exists():
         raise ConfigError(f"--out {options.out}: exists already; give another folder")
@@ -190,106 +204,83 @@ def _add_global(options: argparse.Namespace) -> None:
     print(f"checkpoint written to {options.out}")
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    from ..checkpoint import find_checkpoint, load_checkpoint
-    from ..data import RAW_SOURCES, detect_source, open_prepared, prepare
-    from ..ensemble import average_scores, evaluate_ensemble
-    from ..evaluation import evaluate, format_grounding, write_metrics
-    from ..launch import first_process_first
-    from ..report import metrics_rows
-    from ..scoring import check_backbone
+def _evaluate(options: argparse.Namespace) -> int | None:
+    from bssan_lib.models.checkpoint import find_checkpoint
+    from bssan_lib.parallel import start_processes, wanted_processes, working_together
 
     out = Path(options.out) if options.out else None
     if out and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
     for given in options.checkpoint:
         find_checkpoint(given)
+    if len(options.checkpoint) > 1 and options.grounding_checks:
+        raise ConfigError("--grounding-checks: attention belongs to one model; give one --checkpoint")
+    count = wanted_processes(options.processes)
+    if count > 1:
+        return start_processes(options.arguments, count)
+    with working_together() as state:
+        metrics = _measure(options)
+    if state.is_main_process:
+        _print_metrics(metrics, len(options.checkpoint))
+        if out:
+            from bssan_lib.evaluation.metrics import write_metrics
+
+            write_metrics(metrics, out)
+            print(f"metrics written to {out}")
+    return None
+
+
+def _measure(options: argparse.Namespace) -> dict:
+    """The metrics of one checkpoint, or of the ensemble of several, on the data that the options name."""
+    from bssan_lib.data import RAW_SOURCES, detect_source, open_prepared, prepare
+    from bssan_lib.evaluation.ensemble import average_scores, evaluate_ensemble
+    from bssan_lib.evaluation.metrics import evaluate
+    from bssan_lib.evaluation.scoring import score_split
+    from bssan_lib.models.checkpoint import check_backbone, load_checkpoint
+    from bssan_lib.parallel import process_state
+    from bssan_lib.training.launch import first_process_first
+
     source = detect_source(options.data)
     checkpoints = [load_checkpoint(given) for given in options.checkpoint]
-    checkpoint, several = checkpoints[0], len(checkpoints) > 1
-    if several and options.grounding_checks:
-        raise ConfigError("--grounding-checks: attention is one model's own; give one --checkpoint")
-    folder, data = Path(options.data), None
+    several, folder, data = len(checkpoints) > 1, Path(options.data), None
     if source in RAW_SOURCES:
-        data = _data_of_checkpoint(checkpoint, options)
+        data = data_of_checkpoint(checkpoints[0], options)
         folder = Path(data.prepared)
     if options.eccv:
-        from ..eccv import eccv_metrics, eccv_rows, import_eccv, read_coco_ids
-        from ..scoring import score_split
+        from bssan_lib.evaluation.eccv import eccv_metrics, import_eccv, read_coco_ids
 
-        import_eccv()  # says what is missing before anything is computed
-    state = first_process_first(lambda: data and prepare(data, [options.split]))
+        import_eccv()  # a missing extra is named before anything is computed
+    first_process_first(lambda: prepare(data, [options.split]) if data else None)
     split = open_prepared(folder, options.split)
-    for one in checkpoints:
-        check_backbone(one, split)
-    coco_ids, scores = read_coco_ids(split) if options.eccv else None, None
-    if options.eccv:
-        scores = (average_scores(checkpoints, split, options.memory, options.precision) if several
-                  else score_split(checkpoint, split, options.memory, precision=options.precision))
+    for checkpoint in checkpoints:
+        check_backbone(checkpoint, split)
+        checkpoint.model.to(process_state().device)
+    coco_ids = read_coco_ids(split) if options.eccv else None
+    scores = None
+    if options.eccv and several:
+        scores = average_scores(checkpoints, split, options.memory, options.precision)
+    elif options.eccv:
+        scores = score_split(checkpoints[0], split, options.memory, precision=options.precision)
+    settings = (split, options.protocol, options.bootstrap, options.memory)
     if several:
-        metrics = evaluate_ensemble(
-            checkpoints, split, options.protocol, options.bootstrap, options.memory, precision=options.precision,
-            scores=scores,
-        )
+        metrics = evaluate_ensemble(checkpoints, *settings, precision=options.precision, scores=scores)
     else:
-        checkpoint.model.to(state.device)
-        metrics = evaluate(
-            checkpoint, split, options.protocol, options.bootstrap, options.memory, precision=options.precision,
-            checks=options.grounding_checks, scores=scores,
-        )
-    if options.eccv:
+        checks = options.grounding_checks
+        metrics = evaluate(checkpoints[0], *settings, precision=options.precision, checks=checks, scores=scores)
+    if scores is not None and coco_ids is not None:
         metrics |= eccv_metrics(scores.joint, split.cap2im, coco_ids)
-    if not state.is_main_process:
-        return
-    if several:
-        print(f"ensemble of {len(checkpoints)} models, scores averaged")
+    return metrics
+
+
+def _print_metrics(metrics: dict, models: int) -> None:
+    from bssan_lib.evaluation.eccv import eccv_rows
+    from bssan_lib.evaluation.tables import format_grounding
+    from bssan_lib.series.report import metrics_rows
+
+    if models > 1:
+        print(f"ensemble of {models} models, scores averaged")
     print_table(metrics_rows(metrics))
     if "eccv" in metrics:
         print_table(eccv_rows(metrics))
     if "grounding" in metrics:
         print(f"\n{format_grounding(metrics)}\n")
-    if out:
-        write_metrics(metrics, out)
-        print(f"metrics written to {out}")
-
-
-def _data_of_checkpoint(checkpoint, options: argparse.Namespace):
-    """Settings that turn raw data into features of the kind that a checkpoint was trained on."""
-    from ..config import Config, DataConfig
-    from ..data import detect_source
-    from ..runs import absolute_paths
-
-    made = checkpoint.backbone
-    if "image_size" not in (made or {}):
-        raise CheckpointError(
-            f"{checkpoint.folder}: trained on features of unknown making, so {options.data} "
-            "cannot be turned into such; give a folder that has {split}_ims.npy"
-        )
-    data = DataConfig(
-        source=detect_source(options.data),
-        folder=options.data,
-        prepared=options.prepared,
-        backbone=made["name"],
-        image_size=made["image_size"],
-        precision=made["precision"],
-        windows=list(made["windows"]),
-        features=made.get("features", "map"),
-        grid=made["grid"][0] if "pooled_from" in made else None,
-    )
-    return absolute_paths(Config(data=data)).data
-
-
-def _parameters(given: list[str]) -> dict[str, str]:
-    """["training.epochs=2"] as {"training.epochs": "2"}."""
-    parameters = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"-p {text}: expected KEY=VALUE, such as training.epochs=2")
-        parameters[key.strip()] = value
-    return parameters
-
-
-def print_table(rows: list[tuple[str, object]]) -> None:
-    for name, value in rows:
-        print(f"{name:18s} {value}")

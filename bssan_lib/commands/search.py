@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
+from bssan_lib.errors import ConfigError, DataError
 
 
 def add_commands(commands) -> None:
@@ -25,9 +25,7 @@ def add_commands(commands) -> None:
     search.add_argument("index", metavar="INDEX", help="a folder that `bssan index` made")
     search.add_argument("query", metavar="QUERY", help="a text, or the file of a photograph")
     search.add_argument("--top", type=int, default=10, help="results (default: 10)")
-    search.add_argument(
-        "--shortlist", type=int, default=200, help="candidates that attention scores (default: 200)"
-    )
+    search.add_argument("--shortlist", type=int, default=200, help="candidates that attention scores (default: 200)")
     search.add_argument("--checkpoint", metavar="DIR", help="where the index's checkpoint lies now, if it was moved")
     search.set_defaults(command=_search)
 
@@ -43,14 +41,16 @@ def add_commands(commands) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a run folder")
-    parser.add_argument("--data", required=True, metavar="DIR", help="features, pictures and captions, or pictures alone")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="features, pictures and captions, or pictures alone"
+    )
     parser.add_argument("--prepared", metavar="DIR", help="where features of raw data are kept")
 
 
 def _index(options: argparse.Namespace) -> None:
-    from ..search import import_faiss
-    from ..search_index import build_index, require_global
-    from ..search_source import picture_gallery, picture_names, split_gallery
+    from bssan_lib.search.index import build_index, global_model
+    from bssan_lib.search.searcher import import_faiss
+    from bssan_lib.search.source import picture_gallery, picture_names, split_gallery
 
     import_faiss()
     out = Path(options.out)
@@ -59,7 +59,7 @@ def _index(options: argparse.Namespace) -> None:
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
     checkpoint = _checkpoint(options.checkpoint)
-    require_global(checkpoint)
+    global_model(checkpoint)
     source = _source(options.data)
     if source == "pictures":
         if options.split:
@@ -78,7 +78,7 @@ def _index(options: argparse.Namespace) -> None:
 
 def _source(folder: str) -> str:
     """What detect_source says, or "pictures" for a folder of nothing it knows."""
-    from ..data import detect_source
+    from bssan_lib.data import detect_source
 
     if not Path(folder).is_dir() or any(Path(folder).glob("*_ims.npy*")):
         return detect_source(folder)  # raises where it should
@@ -89,14 +89,14 @@ def _source(folder: str) -> str:
 
 
 def _open_split(checkpoint, options: argparse.Namespace, source: str):
-    from ..data import RAW_SOURCES, list_splits, open_prepared, prepare, raw_splits
-    from ..scoring import check_backbone
-    from .run import _data_of_checkpoint
+    from bssan_lib.commands.options import data_of_checkpoint
+    from bssan_lib.data import RAW_SOURCES, list_splits, open_prepared, prepare, raw_splits
+    from bssan_lib.models.checkpoint import check_backbone
 
     folder = Path(options.data)
     name = options.split or _only(raw_splits(source, folder) if source in RAW_SOURCES else list_splits(folder), folder)
     if source in RAW_SOURCES:
-        folder = prepare(_data_of_checkpoint(checkpoint, options), [name])
+        folder = prepare(data_of_checkpoint(checkpoint, options), [name])
     split = open_prepared(folder, name)
     check_backbone(checkpoint, split)
     return split
@@ -109,7 +109,7 @@ def _only(splits: list[str], folder: Path) -> str:
 
 
 def _checkpoint(folder: str):
-    from ..checkpoint import find_checkpoint, load_checkpoint
+    from bssan_lib.models.checkpoint import find_checkpoint, load_checkpoint
 
     find_checkpoint(folder)
     import torch
@@ -118,24 +118,26 @@ def _checkpoint(folder: str):
 
 
 def _search(options: argparse.Namespace) -> None:
-    from ..search import Searcher, check_counts
+    from bssan_lib.search.searcher import Searcher, check_counts
 
     check_counts(options.top, options.shortlist)
     is_file = os.path.isfile(options.query)  # of any text, however long or odd, this is true or false
     if not is_file and _looks_like_a_picture(options.query):
-        raise DataError(f"{shown(options.query)}: no such picture; a text is searched for where it does not end like a file's name")
+        raise DataError(
+            f"{shown(options.query)}: no such picture; a text is searched for where it does not end like a file's name"
+        )
     searcher = Searcher(options.index, options.checkpoint)
     if is_file:
-        from ..photograph import Camera
+        from bssan_lib.evaluation.photograph import Camera
 
         photograph = Camera(searcher.checkpoint).take(options.query)
         found = searcher.find_captions(searcher.encode_photograph(photograph), options.top, options.shortlist)
     else:
-        from ..photograph import unknown_words
+        from bssan_lib.evaluation.photograph import unknown_words
 
         found = searcher.find_images(options.query, options.top, options.shortlist)
         if unknown := unknown_words(options.query, searcher.checkpoint.vocabulary):
-            print(f"words the model never learned, all read as <unk>: {shown(', '.join(unknown))}", file=sys.stderr)
+            print(f"not in the vocabulary, treated as <unk>: {shown(', '.join(unknown))}", file=sys.stderr)
     for rank, one in enumerate(found, start=1):
         print(f"{rank:3d}  {one.score:.4f}  {shown(one.text)}")
 
@@ -152,16 +154,15 @@ def shown(text: str) -> str:
 
 
 def _curve(options: argparse.Namespace) -> None:
-    import json
 
     import matplotlib
 
     matplotlib.use("Agg")
-    from ..data.files import replace_bytes
-    from ..search import measure_curve
-    from ..search_index import require_global
-    from ..viz import save_figure, shortlist_curves
-    from .run import print_table
+    from bssan_lib.commands.options import print_table
+    from bssan_lib.files import write_json
+    from bssan_lib.search.index import global_model
+    from bssan_lib.search.searcher import measure_curve
+    from bssan_lib.viz import save_figure, shortlist_curves
 
     out = Path(options.out)
     if out.suffix.lower() != ".json":
@@ -169,16 +170,23 @@ def _curve(options: argparse.Namespace) -> None:
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
     checkpoint = _checkpoint(options.checkpoint)
-    require_global(checkpoint)
+    global_model(checkpoint)
     source = _source(options.data)
     if source == "pictures":
         raise DataError(f"{options.data}: recall needs captions, and none are there")
     split = _open_split(checkpoint, options, source)
     curve = measure_curve(checkpoint, split, options.memory)
-    replace_bytes(out, (json.dumps(curve, indent=1) + "\n").encode())
+    write_json(out, curve)
     save_figure(shortlist_curves(curve)[0], out.with_suffix(""))
     for way, title in (("t2i", "text to image"), ("i2t", "image to text")):
         at, exact = curve[way]["one_in_twenty"], curve[way]["exact"]
-        print_table([(title, f"R@1 {at['R@1']:.2f} with {at['shortlist']} of {curve[way]['gallery']} scored, "
-                             f"{exact['R@1']:.2f} with all: {at['below_exact']:+.2f} lost")])
+        print_table(
+            [
+                (
+                    title,
+                    f"R@1 {at['R@1']:.2f} with {at['shortlist']} of {curve[way]['gallery']} scored, "
+                    f"{exact['R@1']:.2f} with all: {at['below_exact']:+.2f} lost",
+                )
+            ]
+        )
     print(f"written to {out}, the figure beside it")

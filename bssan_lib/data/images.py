@@ -1,4 +1,4 @@
-"""A picture file, or the bytes of one, to an upright RGB picture, or one clear error that names the file."""
+"""Reads a picture file, or the bytes of one, as an upright RGB picture, or raises one error that names the file."""
 
 import io
 import struct
@@ -11,14 +11,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from bssan_lib.errors import DataError
 
 UPLOAD_BYTES = 20 * 10**6
-UPLOAD_PIXELS = 40 * 10**6  # half of where Pillow begins to suspect a decompression bomb
+UPLOAD_PIXELS = 40 * 10**6  # half of the number at which Pillow warns of a decompression bomb
 UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # all decoded by Pillow itself, none by a program
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """The picture as RGB, turned as its EXIF says; transparent parts lie over white.
+    """The picture as RGB, rotated according to its EXIF; transparent parts become white.
 
     Grayscale, palette, CMYK, 16-bit and animated pictures (the first frame) work. DataError naming the file
     if it is missing, empty, cut short, no picture, or of so many pixels that it looks like an attack.
@@ -35,10 +35,10 @@ def open_image(path: Path | str) -> Image.Image:
 
 
 def open_upload(content: bytes, name: str) -> Image.Image:
-    """A picture that a stranger handed in, as `open_image` returns it; it is read in memory alone.
+    """An uploaded picture, as `open_image` returns it; it is only kept in memory.
 
-    content: the file's bytes, at most UPLOAD_BYTES. name: what the file called itself, only ever shown.
-    DataError naming it for everything that is no picture in one of UPLOAD_FORMATS of at most UPLOAD_PIXELS.
+    content: the file's bytes, at most UPLOAD_BYTES. name: of the file as it was uploaded, only used in messages.
+    DataError with this name for everything that is no picture in one of UPLOAD_FORMATS of at most UPLOAD_PIXELS.
     """
     shown = upload_name(name)
     if not content:
@@ -49,19 +49,19 @@ def open_upload(content: bytes, name: str) -> Image.Image:
 
 
 def upload_name(name: str) -> str:
-    """What may be shown of a stranger's file name: its last part, on one line, cut at 60 letters."""
+    """The name of an uploaded file as it may be shown: its last part, on one line, cut at 60 letters."""
     last = str(name).encode("utf-8", "replace").decode("utf-8").replace("\\", "/").rpartition("/")[2]
     line = "".join(letter for letter in last if letter.isprintable()).strip()
     return (line if len(line) <= 60 else line[:59] + "…") or "picture"
 
 
-def _read(source, shown, most_pixels: int, formats: tuple[str, ...] | None = None) -> Image.Image:
+def _read(source, shown, most_pixels: int | None, formats: tuple[str, ...] | None = None) -> Image.Image:
     """source: a path or a file object. shown: its name in errors. formats: Pillow's names, or None for all."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, by our own limit
             with Image.open(source, formats=formats) as picture:
-                if picture.width * picture.height > most_pixels:
+                if most_pixels is not None and picture.width * picture.height > most_pixels:
                     raise Image.DecompressionBombError
                 picture.load()
                 return _to_rgb(ImageOps.exif_transpose(picture))

@@ -1,11 +1,11 @@
-"""Karpathy's splits beside raw pictures: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json.
+"""Karpathy's splits beside raw pictures: dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json or another set's.
 
     {"dataset": "coco", "images": [{"filename": NAME, "filepath": "val2014", "split": "test", "cocoid": 391895,
       "sentences": [{"raw": "A man ...", "tokens": ["a", "man", ...], "sentid": 770337}, ...], "sentids": [...]}, ...]}
 
-Only COCO's entries have filepath and cocoid. Splits: train and restval are our train, val our dev, test our test
-(Karpathy, Fei-Fei, CVPR 2015, DOI 10.1109/CVPR.2015.7298932). Captions are the raw sentences, cut into words by our own
-rules; an image has as many as it has. Flickr30K Entities, zip or folder, is used where it lies there.
+Only COCO's entries have filepath and cocoid. Splits: train and restval are our train, val (valid, dev) our dev, test ours
+(Karpathy, Fei-Fei, CVPR 2015, DOI 10.1109/CVPR.2015.7298932). Captions are the raw sentences, split into words by our own
+rules; images may have different numbers of captions. Flickr30K Entities, zip or folder, is used where it is there.
 
 Letters: N images, C captions.
 """
@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -25,9 +25,18 @@ from bssan_lib.errors import DataError
 
 FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
 FILE_FOLDERS = ("", "karpathy", "annotations", "caption_datasets")
-IMAGE_FOLDERS = ("", "images", "Images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset", "Flickr8k_Dataset")
+IMAGE_FOLDERS = (
+    "",
+    "images",
+    "Images",
+    "flickr30k-images",
+    "flickr30k_images",
+    "Flicker8k_Dataset",
+    "Flickr8k_Dataset",
+)
 ENTITIES_FOLDERS = ("", "annotations", "flickr30k_entities", "Flickr30kEntities")
-SPLIT_OF = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
+SPLIT_OF = {"train": "train", "restval": "train", "val": "dev", "valid": "dev", "dev": "dev", "test": "test"}
+OTHER_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")  # Hugging Face's, without captions
 
 
 class Entry(NamedTuple):
@@ -48,7 +57,7 @@ class Entry(NamedTuple):
 def karpathy_source(folder: Path, splits: list[str] | None = None, entities: Path | None = None) -> dict[str, RawSplit]:
     """The splits of a folder by name; `splits` None: all that the file names.
 
-    entities: Flickr30K Entities as a zip or a folder, looked for in the folder when None. DataError, naming the file,
+    entities: Flickr30K Entities as a zip or a folder, searched for in the folder when None. DataError, naming the file,
     the image's entry and what to do: damaged JSON, a field missing or of another type, an unknown split, an empty
     sentence, an image or a COCO id named twice, a picture of a wanted split that is not there.
     """
@@ -63,33 +72,41 @@ def karpathy_source(folder: Path, splits: list[str] | None = None, entities: Pat
     for name, entries in wanted.items():
         if missing := missing_pictures(images, flat, entries):
             first = missing[0]
-            raise DataError(f"{path}, images[{first.number}]: there is no picture {images / first.name(flat)}; "
-                            f"{len(missing):,} of {len(entries):,} of split {name} are missing: add them, or ask for "
-                            "other splits")
+            raise DataError(
+                f"{path}, images[{first.number}]: there is no picture {images / first.name(flat)}; "
+                f"{len(missing):,} of {len(entries):,} of split {name} are missing: add them, or ask for "
+                "other splits"
+            )
     place = Path(entities) if entities else find_entities(folder)
     return {name: _split(name, entries, path, images, flat, place) for name, entries in wanted.items()}
 
 
 def karpathy_files(folder: Path) -> list[Path]:
-    """Karpathy's files in a folder, or in the first of its usual subfolders that has any."""
+    """Karpathy's files in a folder, or in the first of its usual subfolders that has any: the known names first."""
     for place in FILE_FOLDERS:
-        if found := [folder / place / name for name in FILES if (folder / place / name).is_file()]:
+        others = sorted(path.name for path in (folder / place).glob("dataset_*.json"))
+        names = dict.fromkeys([*FILES, *(name for name in others if name not in OTHER_FILES)])
+        if found := [folder / place / name for name in names if (folder / place / name).is_file()]:
             return found
     return []
 
 
 def karpathy_file(folder: Path) -> Path:
-    """The file of a folder. All three come in one archive: then that one whose pictures are there. DataError if none."""
+    """The file of a folder. All three come in one archive: then the one whose pictures exist. DataError if none."""
     found = karpathy_files(folder)
     if not found:
-        raise DataError(f"{folder}: no {' or '.join(FILES)}; expected one of them there or in "
-                        f"{', '.join(f'{place}/' for place in FILE_FOLDERS[1:])}")
+        raise DataError(
+            f"{folder}: no {' or '.join(FILES)}; expected one of them there or in "
+            f"{', '.join(f'{place}/' for place in FILE_FOLDERS[1:])}"
+        )
     if len(found) == 1:
         return found[0]
     fit = [path for path in found if _pictures_are_there(folder, path)]
     if len(fit) != 1:
-        raise DataError(f"{folder}: {', '.join(path.name for path in found)}, and pictures of "
-                        f"{'none' if not fit else 'several'} of them; leave the one file that goes with the pictures")
+        raise DataError(
+            f"{folder}: {', '.join(path.name for path in found)}, and pictures of "
+            f"{'none' if not fit else 'several'} of them; keep only the file that belongs to the pictures"
+        )
     return fit[0]
 
 
@@ -107,17 +124,19 @@ def find_entities(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     places = (folder / place for place in ENTITIES_FOLDERS)
-    return next((place for place in places if (place / "Sentences").is_dir() and (place / "Annotations").is_dir()), None)
+    return next(
+        (place for place in places if (place / "Sentences").is_dir() and (place / "Annotations").is_dir()), None
+    )
 
 
-def karpathy_state(folder: Path, entities: Path | None = None) -> list[Path]:
+def karpathy_data_files(folder: Path, entities: Path | None = None) -> list[Path]:
     """The files besides pictures that the prepared data depend on."""
     place = Path(entities) if entities else find_entities(folder)
     return [karpathy_file(folder), *([place] if place and place.is_file() else [])]
 
 
 def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """Our split names, train, dev, test, those there -> entries in the order of the file."""
+    """Our split names train, dev and test, those that exist -> their entries in the order of the file."""
     members: dict[str, list[Entry]] = {name: [] for name in ("train", "dev", "test")}
     for entry in entries:
         members[SPLIT_OF[entry.split]].append(entry)
@@ -125,19 +144,21 @@ def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """Every image of the file, checked; pictures are not looked for. DataError: see `karpathy_source`."""
+    """Every image of the file, checked; whether pictures exist is not. DataError: see `karpathy_source`."""
     try:
         stored = json.loads(path.read_bytes(), object_hook=_without_tokens)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: damaged JSON ({error.msg}); the file may be "
-                        "cut short: take it anew") from None
+        raise DataError(
+            f"{path}, line {error.lineno}, column {error.colno}: damaged JSON ({error.msg}); the file may be "
+            "incomplete: download it again"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON that can be read ({error}); take the file anew") from None
+        raise DataError(f"{path}: not JSON that can be read ({error}); download the file again") from None
     images = stored.get("images") if isinstance(stored, dict) else None
     if not isinstance(images, list) or not images:
-        raise DataError(f"{path}: expected an object with a list \"images\" that names at least one")
+        raise DataError(f'{path}: expected an object with a list "images" that names at least one')
     entries = [_entry(path, number, image) for number, image in enumerate(images)]
     _refuse_twice(path, entries, lambda entry: [(entry.filepath, entry.filename)], "the file")
     _refuse_twice(path, entries, lambda entry: [entry.ids[0][0]] if entry.ids else [], "cocoid")
@@ -157,18 +178,22 @@ def _entry(path: Path, number: int, image) -> Entry:
     if not isinstance(image, dict):
         raise DataError(f"{where}: expected an object with filename, split and sentences, got {str(image)[:60]!r}")
     filename, filepath = image.get("filename"), image.get("filepath") or ""
-    if not isinstance(filename, str) or not filename.strip() or PurePosixPath(filename.replace("\\", "/")).name != filename:
-        raise DataError(f"{where}: expected the name of a picture in \"filename\", got {str(filename)[:60]!r}")
+    if (
+        not isinstance(filename, str)
+        or not filename.strip()
+        or PurePosixPath(filename.replace("\\", "/")).name != filename
+    ):
+        raise DataError(f'{where}: expected the name of a picture in "filename", got {str(filename)[:60]!r}')
     where += f" ({filename})"
     inside = PurePosixPath(str(filepath).replace("\\", "/"))
     if not isinstance(filepath, str) or inside.is_absolute() or ".." in inside.parts or ":" in filepath:
-        raise DataError(f"{where}: expected a folder such as val2014 in \"filepath\", got {str(filepath)[:60]!r}")
+        raise DataError(f'{where}: expected a folder such as val2014 in "filepath", got {str(filepath)[:60]!r}')
     split = image.get("split")
     if not isinstance(split, str) or split not in SPLIT_OF:
         raise DataError(f"{where}: expected a split of {', '.join(SPLIT_OF)}, got {str(split)[:60]!r}")
     sentences = image.get("sentences")
     if not isinstance(sentences, list) or not sentences:
-        raise DataError(f"{where}: no sentences; write at least one, or take the image out of the file")
+        raise DataError(f"{where}: no sentences; write at least one, or remove the image from the file")
     captions = [_caption(f"{where}, sentences[{row}]", sentence) for row, sentence in enumerate(sentences)]
     return Entry(number, str(inside) if filepath else "", filename, split, captions, _coco_ids(image, sentences))
 
@@ -179,16 +204,20 @@ def _caption(where: str, sentence) -> str:
         tokens = sentence.get("tokens") if isinstance(sentence, dict) else None
         raw = " ".join(tokens) if isinstance(tokens, list) and all(isinstance(token, str) for token in tokens) else ""
     if not raw.strip():
-        raise DataError(f"{where}: empty, neither \"raw\" nor \"tokens\" says anything; write it or take it out")
+        raise DataError(f'{where}: empty, neither "raw" nor "tokens" contains a word; write it or remove it')
     return raw.replace("\r", " ").replace("\n", " ").strip()
 
 
 def _coco_ids(image: dict, sentences: list[dict]) -> list[tuple[int, int]] | None:
     listed = image.get("sentids")
     listed = listed if isinstance(listed, list) and len(listed) == len(sentences) else [None] * len(sentences)
-    ids = [(image.get("cocoid"), sentence.get("sentid", other)) for sentence, other in zip(sentences, listed)]
-    known = all(isinstance(number, int) and not isinstance(number, bool) for pair in ids for number in pair)
-    return ids if known else None
+    pairs = [(image.get("cocoid"), sentence.get("sentid", other)) for sentence, other in zip(sentences, listed)]
+    ids = [(coco, sentence) for coco, sentence in pairs if _is_number(coco) and _is_number(sentence)]
+    return ids if len(ids) == len(pairs) else None
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:
@@ -197,15 +226,17 @@ def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:
         for key in keys(entry):
             if key in first:
                 shown = entry.filename if what == "the file" else f"{what} {key}"
-                raise DataError(f"{path}, images[{entry.number}]: {shown} was already named by images[{first[key]}]; "
-                                "an image in two places may be in two splits: leave one")
+                raise DataError(
+                    f"{path}, images[{entry.number}]: {shown} was already named by images[{first[key]}]; "
+                    "an image in two places may be in two splits: leave one"
+                )
             first[key] = entry.number
 
 
 def image_layout(folder: Path, entries: list[Entry]) -> tuple[Path, bool]:
     """Where pictures lie: their folder, and whether all lie in it flat, without COCO's train2014/ and val2014/.
 
-    Of all usual places that one counts where most of the entries' subfolders show their first picture. DataError if none.
+    Of all usual places, the one with the first pictures of most of the entries' subfolders. DataError if there is none.
     """
     samples = list({entry.filepath: entry for entry in reversed(entries)}.values())
     ways = [False, True] if any(entry.filepath for entry in samples) else [False]
@@ -216,13 +247,15 @@ def image_layout(folder: Path, entries: list[Entry]) -> tuple[Path, bool]:
     choices = [(place, flat) for place in places if place.is_dir() for flat in ways]
     hits = [sum((place / entry.name(flat)).is_file() for entry in samples) for place, flat in choices]
     if not any(hits):
-        raise DataError(f"{folder}: no pictures; expected {entries[0].name(False)} there or in one of "
-                        f"{', '.join(f'{place}/' for place in IMAGE_FOLDERS[1:])}")
+        raise DataError(
+            f"{folder}: no pictures; expected {entries[0].name(False)} there or in one of "
+            f"{', '.join(f'{place}/' for place in IMAGE_FOLDERS[1:])}"
+        )
     return choices[hits.index(max(hits))]
 
 
 def missing_pictures(images: Path, flat: bool, entries: list[Entry]) -> list[Entry]:
-    """The entries without a picture. Folders are listed once: asking for 113,000 files one by one takes minutes."""
+    """The entries without a picture. Each folder is listed once: looking up 113,000 files one by one takes minutes."""
     there: dict[str, set[str]] = {}
     for filepath in {"" if flat else entry.filepath for entry in entries}:
         place = images / filepath
@@ -234,10 +267,10 @@ def _split(name: str, entries: list[Entry], path: Path, images: Path, flat: bool
     ids = [entry.name(flat) for entry in entries]
     captions = [caption for entry in entries for caption in entry.captions]
     cap2im = np.repeat(np.arange(len(entries)), [len(entry.captions) for entry in entries])
-    notes = {"file": path.name, "restval_images": sum(entry.split == "restval" for entry in entries)}
+    notes: dict[str, object] = {"file": path.name, "restval_images": sum(entry.split == "restval" for entry in entries)}
     coco_ids = None
     if all(entry.ids for entry in entries):
-        coco_ids = np.array([pair for entry in entries for pair in entry.ids], np.int64)
+        coco_ids = np.array([pair for entry in entries for pair in entry.ids or []], np.int64)
     phrases = None
     if place:
         phrases, notes["entities"] = entities_phrases(place, ids, captions, cap2im)

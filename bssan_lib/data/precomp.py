@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bssan_lib.data.files import open_array, read_lines, replace_json
 from bssan_lib.errors import DataError
+from bssan_lib.files import open_array, read_lines, write_json
 
 FEATURES = "[images, regions, dimension]"
 _CHECKED = ".bssan_checked.json"  # remembers what the one long look at a features file found
@@ -34,7 +34,7 @@ def open_features(folder: Path, split: str, captions: int) -> tuple[np.ndarray, 
     of another rank or type, NaN or infinity (with the row), or a number of captions that does not fit.
     """
     path = folder / f"{split}_ims.npy"
-    features = open_array(path, 3, "f", FEATURES)
+    features: np.ndarray = open_array(path, 3, "f", FEATURES)
     own = folder / f"{split}_cap2im.npy"
     maybe_repeated = not own.is_file() and captions == len(features) and captions % 5 == 0
     repeats = _checked(path, features, maybe_repeated)
@@ -42,8 +42,10 @@ def open_features(folder: Path, split: str, captions: int) -> tuple[np.ndarray, 
     if own.is_file():
         return features, check_cap2im(own, captions, len(features)), repeats
     if captions < len(features) or captions % len(features):
-        raise DataError(f"{path}: {len(features):,} images, but {split}_caps.txt has {captions:,} captions; "
-                        f"expected as many for each image, or {split}_cap2im.npy that tells which is whose")
+        raise DataError(
+            f"{path}: {len(features):,} images, but {split}_caps.txt has {captions:,} captions; "
+            f"expected as many for each image, or {split}_cap2im.npy that tells which is whose"
+        )
     return features, np.repeat(np.arange(len(features)), captions // len(features)), repeats
 
 
@@ -86,15 +88,17 @@ def open_boxes(path: Path, images: int, regions: int, repeats: int = 1) -> np.nd
     """Boxes [N, K, 4] float32 as fractions of width and height; None if there is no such file."""
     if not path.is_file():
         return None
-    boxes = open_array(path, 3, "f", "[images, regions, 4]")
+    boxes: np.ndarray = open_array(path, 3, "f", "[images, regions, 4]")
     boxes = boxes[::repeats] if len(boxes) == images * repeats else boxes
     if boxes.shape != (images, regions, 4):
         raise DataError(f"{path}: expected the shape {[images, regions, 4]}, got {list(boxes.shape)}")
     boxes = np.asarray(boxes, dtype=np.float32)
     wrong = np.flatnonzero(~((boxes >= -0.01) & (boxes <= 1.01)).all(axis=(1, 2)))  # NaN fails both
     if len(wrong):
-        raise DataError(f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as "
-                        "fractions of its width and height, from 0 to 1")
+        raise DataError(
+            f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as "
+            "fractions of its width and height, from 0 to 1"
+        )
     return boxes
 
 
@@ -106,14 +110,15 @@ def _checked(path: Path, features: np.ndarray, maybe_repeated: bool) -> int:
     stamp = [status.st_size, status.st_mtime_ns, maybe_repeated]
     try:
         known = json.loads(beside.read_text(encoding="utf-8"))
-        if known[path.name]["stamp"] == stamp and known[path.name]["repeats"] in (1, 5):
-            return known[path.name]["repeats"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         known = {}
+    known = known if isinstance(known, dict) else {}
+    entry = known.get(path.name)
+    if isinstance(entry, dict) and entry.get("stamp") == stamp and entry.get("repeats") in (1, 5):
+        return entry["repeats"]
     repeats = _look(path, features, maybe_repeated)
     try:
-        known = known if isinstance(known, dict) else {}
-        replace_json(beside, {**known, path.name: {"stamp": stamp, "repeats": repeats}})
+        write_json(beside, {**known, path.name: {"stamp": stamp, "repeats": repeats}})
     except OSError:
         pass  # a folder that cannot be written is looked through again next time
     return repeats
@@ -123,7 +128,7 @@ def _look(path: Path, features: np.ndarray, maybe_repeated: bool) -> int:
     step = max(1, _CHUNK // (features[0].nbytes * 5)) * 5
     repeats = 5 if maybe_repeated else 1
     for start in range(0, len(features), step):
-        chunk = np.asarray(features[start:start + step])
+        chunk = np.asarray(features[start : start + step])
         if not np.isfinite(chunk).all():
             row = start + int(np.flatnonzero(~np.isfinite(chunk).all(axis=(1, 2)))[0])
             raise DataError(f"{path}, row {row}: NaN or infinity; extract the features of this image again")
@@ -134,7 +139,9 @@ def _look(path: Path, features: np.ndarray, maybe_repeated: bool) -> int:
                 repeats = 1
             elif not same.all():
                 row = start + 5 * int(np.flatnonzero(~same)[0])
-                raise DataError(f"{path}, rows {row} to {row + 4}: as many rows as captions, and the first "
-                                "five are one image five times, but these are not; expected either "
-                                "throughout")
+                raise DataError(
+                    f"{path}, rows {row} to {row + 4}: as many rows as captions, and the first "
+                    "five are one image five times, but these are not; expected either "
+                    "throughout"
+                )
     return repeats

@@ -1,4 +1,4 @@
-"""The prepared dataset: the field's own files (SCAN, VSRN, SGRAF read them) and beside them what they lack.
+"""The prepared dataset: the files that SCAN, VSRN and SGRAF read, and beside them what those lack.
 
 Letters: N images, C captions, K regions, M objects, D feature size.
 
@@ -6,28 +6,32 @@ Letters: N images, C captions, K regions, M objects, D feature size.
     {split}_boxes.npy [N, K, 4]  {split}_objects.npy [N, M, D]           {split}_object_boxes.npy [N, M, 4]
     {split}_phrases.jsonl        {split}_satisfies.npy [C, N]            {split}_coco_ids.npy [C, 2]    meta.json
 
-A split exists once meta.json names it; that file is replaced last and whole.
+A split exists once meta.json names it; that file is written last. `writing` writes it all.
 """
 
+import hashlib
 import json
-import platform
-from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bssan_lib.data.extraction import extract_features, features_key
-from bssan_lib.data.files import (locked, open_array, read_lines, replace_array, replace_bytes, replace_json,
-                                  sha256_of, writing)
+from bssan_lib.config import DataConfig
 from bssan_lib.data.images import open_image
-from bssan_lib.data.precomp import (FEATURES, check_cap2im, open_boxes, open_features, precomp_splits,
-                                    read_captions, read_ids)
-from bssan_lib.data.raw import Phrase, RawSplit
+from bssan_lib.data.precomp import (
+    FEATURES,
+    check_cap2im,
+    open_boxes,
+    open_features,
+    precomp_splits,
+    read_captions,
+    read_ids,
+)
+from bssan_lib.data.raw import Phrase
 from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import DataError
+from bssan_lib.files import open_array, read_lines, sha256_of
 
 FORMAT = "bssan-prepared-1"
 
@@ -51,7 +55,7 @@ class PreparedSplit:
     views: np.ndarray | None = None  # [N, V, K, D]: training pictures mirrored and in part
 
     def image(self, row: int) -> Image.Image | None:
-        """The picture of an image row as RGB, or None where pictures are not at hand."""
+        """The picture of an image row as RGB, or None where there are no pictures."""
         stored = self.meta["splits"][self.name].get("image_folder")
         path = self.folder / stored / self.ids[row] if stored else None  # an absolute path stays as it is
         return open_image(path) if path and path.is_file() else None
@@ -64,8 +68,13 @@ class PreparedSplit:
     def sizes(self) -> dict[str, int]:
         """Keys images N, captions C, regions K, objects M (K where objects is None), dimension D."""
         own = self.objects if self.object_boxes is None else self.object_boxes
-        return dict(images=len(self.regions), captions=len(self.captions), regions=self.regions.shape[1],
-                    objects=(self.regions if own is None else own).shape[1], dimension=self.regions.shape[2])
+        return dict(
+            images=len(self.regions),
+            captions=len(self.captions),
+            regions=self.regions.shape[1],
+            objects=(self.regions if own is None else own).shape[1],
+            dimension=self.regions.shape[2],
+        )
 
 
 def read_meta(folder: Path) -> dict | None:
@@ -79,8 +88,7 @@ def read_meta(folder: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged or not of a prepared dataset ({error!r}); prepare the data "
-                        "again") from None
+        raise DataError(f"{path}: damaged or not of a prepared dataset ({error!r}); prepare the data again") from None
     if form != FORMAT:
         raise DataError(f"{path}: expected the format {FORMAT}, got {form!r}; prepare the data again")
     return meta
@@ -110,25 +118,35 @@ def open_prepared(folder: Path | str, split: str) -> PreparedSplit:
     captions = read_captions(folder / f"{split}_caps.txt")
     if meta:
         check_files(folder, meta["splits"][split]["files"])
-        regions = open_array(folder / f"{split}_ims.npy", 3, "f", FEATURES)
+        regions: np.ndarray = open_array(folder / f"{split}_ims.npy", 3, "fu", FEATURES)
         cap2im = check_cap2im(folder / f"{split}_cap2im.npy", len(captions), len(regions))
     else:
         regions, cap2im, repeats = open_features(folder, split, len(captions))
-        meta = {"source": "precomp", "backbone": {"name": "precomputed", "grid": None},
-                "splits": {split: {"notes": {"rows_per_image": repeats}}}}
+        meta = {
+            "source": "precomp",
+            "backbone": {"name": "precomputed", "grid": None},
+            "splits": {split: {"notes": {"rows_per_image": repeats}}},
+        }
     n, k, _ = regions.shape
     objects = _open_objects(folder / f"{split}_objects.npy", regions)
     windows = folder / f"{split}_object_boxes.npy"
     m = objects.shape[1] if objects is not None else _windows(windows, meta)
     object_boxes = open_boxes(windows, n, m) if m else None
     return PreparedSplit(
-        folder=folder, name=split, regions=regions, objects=objects, captions=captions, cap2im=cap2im,
-        meta=meta, object_boxes=object_boxes,
+        folder=folder,
+        name=split,
+        regions=regions,
+        objects=objects,
+        captions=captions,
+        cap2im=cap2im,
+        meta=meta,
+        object_boxes=object_boxes,
         boxes=open_boxes(folder / f"{split}_boxes.npy", n, k, repeats),
         ids=read_ids(folder / f"{split}_ids.txt", n, repeats) or [f"row {row}" for row in range(n)],
         phrases=_read_phrases(folder / f"{split}_phrases.jsonl", captions),
         satisfies=_open_satisfies(folder / f"{split}_satisfies.npy", len(captions), n),
-        views=_open_views(folder / f"{split}_views.npy", regions))
+        views=_open_views(folder / f"{split}_views.npy", regions),
+    )
 
 
 def check_files(folder: Path, files: dict[str, dict]) -> None:
@@ -138,8 +156,10 @@ def check_files(folder: Path, files: dict[str, dict]) -> None:
         size = path.stat().st_size if path.is_file() else None
         if size != stored["bytes"]:
             found = "is missing" if size is None else f"has {size:,} bytes"
-            raise DataError(f"{path} {found}, but meta.json says {stored['bytes']:,} bytes; delete {folder} "
-                            "and prepare the data again")
+            raise DataError(
+                f"{path} {found}, but meta.json says {stored['bytes']:,} bytes; delete {folder} "
+                "and prepare the data again"
+            )
 
 
 def verify_checksums(folder: Path | str) -> int:
@@ -151,123 +171,12 @@ def verify_checksums(folder: Path | str) -> int:
     check_files(Path(folder), files)
     for name, stored in files.items():
         if sha256_of(Path(folder) / name) != stored["sha256"]:
-            raise DataError(f"{Path(folder) / name}: its checksum is not the one in meta.json: the file was "
-                            "changed or damaged after it was written; delete the folder and prepare the "
-                            "data again")
+            raise DataError(
+                f"{Path(folder) / name}: its checksum is not the one in meta.json: the file was "
+                "changed or damaged after it was written; delete the folder and prepare the "
+                "data again"
+            )
     return len(files)
-
-
-def write_split(folder: Path | str, raw: RawSplit, backbone, progress: bool = True,
-                meta: dict | None = None, views: int = 0) -> None:
-    """Prepares a split: features (resumed if begun, kept if images are the same), other files, meta.json.
-
-    meta: further keys of meta.json; its key "split" holds further keys of this split's entry. views: V, how
-    many further views of each picture are kept, see `extraction.further_view`. A second
-    process waits for the first. DataError: a split that contradicts itself, another backbone than that of the
-    folder's other splits, a folder that cannot be written, a full disk.
-    """
-    with locked(Path(folder)):
-        write_locked(Path(folder), raw, backbone, progress, meta, views)
-
-
-def write_locked(folder: Path, raw: RawSplit, backbone, progress: bool = True,
-                 extra: dict | None = None, views: int = 0) -> None:
-    """`write_split` for a caller that holds the folder's lock already."""
-    _check_raw(raw)
-    extra = dict(extra or {})
-    entry = extra.pop("split", {})
-    descriptor = json.loads(json.dumps(backbone.descriptor))
-    meta = read_meta(folder) or {"format": FORMAT, "splits": {}, "features": {}, "backbone": descriptor}
-    if meta["backbone"] != descriptor:
-        before = meta["backbone"]
-        differ = [key for key in {**before, **descriptor} if before.get(key) != descriptor.get(key)]
-        raise DataError(f"{folder}: its features were made with another backbone (differs in "
-                        f"{', '.join(differ)}); give another folder for the prepared features")
-    meta.update(extra, versions=_versions())
-    key = features_key(raw, descriptor, views)
-    # meta.json forgets the split before a file of it changes, so that a kill leaves no mixture that looks
-    # whole.
-    meta["splits"].pop(raw.name, None)
-    if not views:
-        (folder / f"{raw.name}_views.npy").unlink(missing_ok=True)
-    if not _has_features(folder, meta, raw.name, key):
-        meta["features"].pop(raw.name, None)
-        _write(folder, replace_json, {"meta.json": meta})
-        features = extract_features(folder, raw, backbone, progress, views)
-        meta["features"][raw.name] = {"key": key, "files": _describe(features)}
-    _write(folder, replace_json, {"meta.json": meta})
-    others = _write_others(folder, raw, backbone)
-    files = {**meta["features"][raw.name]["files"], **_describe(others)}
-    inside = raw.image_folder.resolve().is_relative_to(folder.resolve())
-    place = raw.image_folder.resolve().relative_to(folder.resolve()) if inside else raw.image_folder.resolve()
-    meta["splits"][raw.name] = {**entry, "images": len(raw.ids), "captions": len(raw.captions),
-                                "notes": raw.notes, "image_folder": str(place), "files": files}
-    _write(folder, replace_json, {"meta.json": meta})
-
-
-def _write_others(folder: Path, raw: RawSplit, backbone) -> list[Path]:
-    """Every file of a split but its features; returns their paths."""
-    n, name = len(raw.ids), raw.name
-    captions = [" ".join(caption.replace("\r", "\n").split("\n")) for caption in raw.captions]
-    text = {f"{name}_caps.txt": captions, f"{name}_ids.txt": raw.ids}
-    arrays = {f"{name}_cap2im.npy": raw.cap2im.astype(np.int64),
-              f"{name}_boxes.npy": np.tile(np.asarray(backbone.boxes, np.float32), (n, 1, 1))}
-    if backbone.object_boxes is not None and len(backbone.object_boxes):
-        arrays[f"{name}_object_boxes.npy"] = np.tile(np.asarray(backbone.object_boxes, np.float32), (n, 1, 1))
-    if raw.satisfies is not None:
-        arrays[f"{name}_satisfies.npy"] = raw.satisfies.astype(bool)
-    if raw.coco_ids is not None:
-        arrays[f"{name}_coco_ids.npy"] = raw.coco_ids.astype(np.int64)
-    if raw.phrases is not None:
-        text[f"{name}_phrases.jsonl"] = [json.dumps(vars(phrase)) for phrase in raw.phrases]
-    whole = {key: "".join(f"{line}\n" for line in lines).encode() for key, lines in text.items()}
-    _write(folder, replace_bytes, whole)
-    _write(folder, replace_array, arrays)
-    for optional in ("object_boxes.npy", "satisfies.npy", "coco_ids.npy", "phrases.jsonl"):
-        if f"{name}_{optional}" not in {**text, **arrays}:
-            (folder / f"{name}_{optional}").unlink(missing_ok=True)
-    return [folder / key for key in {**text, **arrays}]
-
-
-def _write(folder: Path, how, contents: dict) -> None:
-    with writing(folder):
-        for name, content in contents.items():
-            how(folder / name, content)
-
-
-def _describe(paths: Iterable[Path]) -> dict[str, dict]:
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
-
-
-def _has_features(folder: Path, meta: dict, name: str, key: str) -> bool:
-    stored = meta["features"].get(name)
-    try:
-        return bool(stored) and stored["key"] == key and check_files(folder, stored["files"]) is None
-    except DataError:
-        return False
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("bssan", "numpy", "pillow", "torch"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            pass
-    return versions
-
-
-def _check_raw(raw: RawSplit) -> None:
-    """DataError if a source handed over a split that contradicts itself."""
-    n, c = len(raw.ids), len(raw.captions)
-    cap2im = np.asarray(raw.cap2im)
-    wrong = [f"caption {row} is empty" for row, caption in enumerate(raw.captions) if not caption.strip()]
-    if not n or cap2im.shape != (c,) or sorted(set(cap2im.tolist())) != list(range(n)):
-        wrong.append(f"cap2im of shape {list(cap2im.shape)} for {c} captions should name each of {n} images")
-    if raw.satisfies is not None and raw.satisfies.shape != (c, n):
-        wrong.append(f"satisfies has the shape {list(raw.satisfies.shape)} instead of {[c, n]}")
-    if wrong:
-        raise DataError(f"split {raw.name}: {wrong[0]}; the source is at fault")
 
 
 def _open_objects(path: Path, regions: np.ndarray) -> np.ndarray | None:
@@ -275,14 +184,13 @@ def _open_objects(path: Path, regions: np.ndarray) -> np.ndarray | None:
         return None
     objects = open_array(path, 3, "f", "[images, objects, dimension]")
     if (len(objects), objects.shape[2]) != (len(regions), regions.shape[2]):
-        raise DataError(f"{path}: the shape {list(objects.shape)} does not go with the regions' "
-                        f"{list(regions.shape)}")
+        raise DataError(f"{path}: the shape {list(objects.shape)} does not fit the regions' {list(regions.shape)}")
     return objects
 
 
 def _windows(path: Path, meta: dict) -> int | None:
     """How many windows the model is to pool, for features that its last stage reads; else None."""
-    if meta["backbone"].get("features") != "stage" or not path.is_file():
+    if meta["backbone"].get("features", "map") == "map" or not path.is_file():
         return None
     return open_array(path, 3, "f", "[images, objects, 4]").shape[1]
 
@@ -290,9 +198,9 @@ def _windows(path: Path, meta: dict) -> int | None:
 def _open_views(path: Path, regions: np.ndarray) -> np.ndarray | None:
     if not path.is_file():
         return None
-    views = open_array(path, 4, "f", "[images, views, regions, dimension]")
+    views = open_array(path, 4, "fu", "[images, views, regions, dimension]")
     if (len(views), *views.shape[2:]) != regions.shape:
-        raise DataError(f"{path}: the shape {list(views.shape)} does not go with the regions' {list(regions.shape)}")
+        raise DataError(f"{path}: the shape {list(views.shape)} does not fit the regions' {list(regions.shape)}")
     return views
 
 
@@ -313,14 +221,37 @@ def _read_phrases(path: Path, captions: list[str]) -> list[Phrase] | None:
         try:
             row = json.loads(text)
             caption, words = int(row["caption"]), tuple(int(word) for word in row["words"])
-            boxes = tuple(tuple(float(side) for side in box) for box in row["boxes"])
+            boxes = tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in row["boxes"])
             if caption not in lengths:
                 lengths[caption] = len(tokenize(captions[caption]))
             if caption < 0 or not words or not all(0 <= word < lengths[caption] for word in words):
                 raise ValueError(f"caption {caption} has no words {list(words)}")
-            if not boxes or any(len(box) != 4 for box in boxes):
-                raise ValueError("every phrase needs a box of four numbers")
+            if not boxes:
+                raise ValueError("a phrase without a box")
             phrases.append(Phrase(caption, words, str(row["type"]), boxes))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise DataError(f"{path}, line {line}: not a phrase of this split ({error})") from None
     return phrases
+
+
+def prepared_folder(data: DataConfig) -> Path:
+    """Where the features of these settings are kept: `data.prepared`, or a name with a hash of what they depend on.
+
+    min_word_count is left out: features do not depend on it.
+    """
+    if data.prepared is not None:
+        return Path(data.prepared)
+    if data.source == "precomp":
+        return Path(data.folder or ".")
+    kept = {key: getattr(data, key) for key in ("source", "backbone", "image_size", "precision", "windows", "entities")}
+    later = (
+        ("features", data.features),
+        ("views", data.views),
+        ("grid", data.grid),
+    )  # at their defaults: as before they were there
+    kept |= {key: value for key, value in later if value not in ("map", 0, None)}
+    kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
+    if data.source == "scenes":
+        kept |= {"images": data.images, "seed": data.seed}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return Path("prepared") / f"{data.source}-{digest[:8]}"

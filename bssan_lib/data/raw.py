@@ -1,4 +1,4 @@
-"""What every source hands over before features exist: pictures on disk, captions and who belongs to whom.
+"""What every source gives before features exist: picture files, captions, and which caption belongs to which picture.
 
 Letters: N images, C captions, P phrases.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Phrase:
-    """Some words of one caption and the boxes they name.
+    """Some words of one caption and the boxes of what they name.
 
     words: indices into tokenize(caption), ascending.
     type: "people", "clothing", ... (Flickr30K Entities) or "shape", "colour", "size", "relation", "count" (scenes).

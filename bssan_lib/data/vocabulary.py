@@ -5,7 +5,6 @@ Letters: T words of a caption, V words of the vocabulary.
 
 import hashlib
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bssan_lib.errors import CheckpointError
+from bssan_lib.files import write_text
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 
@@ -73,9 +73,7 @@ class Vocabulary:
     def save(self, path: Path | str) -> None:
         """Writes {"words": [...], "sha256": ...} as JSON, whole or not at all."""
         text = json.dumps({"words": self.words, "sha256": self.sha256}, ensure_ascii=False, indent=0)
-        partial = Path(f"{path}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
@@ -85,12 +83,12 @@ class Vocabulary:
             vocabulary = cls(stored["words"])
             expected = stored["sha256"]
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: no vocabulary there; a checkpoint holds "
-                                  "vocabulary.json") from None
+            raise CheckpointError(f"{path}: no vocabulary there; a checkpoint holds vocabulary.json") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: not a vocabulary ({error}); take the one saved with the "
-                                  "model") from None
+            raise CheckpointError(f"{path}: not a vocabulary ({error}); take the one saved with the model") from None
         if vocabulary.sha256 != expected:
-            raise CheckpointError(f"{path}: its words have the checksum {vocabulary.sha256[:12]}, but it "
-                                  f"says {str(expected)[:12]}: the file was changed after it was saved")
+            raise CheckpointError(
+                f"{path}: its words have the checksum {vocabulary.sha256[:12]}, but it "
+                f"says {str(expected)[:12]}: the file was changed after it was saved"
+            )
         return vocabulary

@@ -15,25 +15,18 @@ from matplotlib import pyplot
 from bssan_lib import viz
 from bssan_lib.data import tokenize
 from bssan_lib.data.images import open_upload, upload_name
-from bssan_lib.errors import BssanError
-from bssan_lib.explorer.galleries import (
-    Gallery,
-    features_of,
-    nearest_captions,
-    nearest_pictures,
-    open_galleries,
-)
+from bssan_lib.errors import BssanError, DataError
+from bssan_lib.evaluation.photograph import Camera, Photograph
+from bssan_lib.explorer.galleries import Gallery, features_of, nearest_captions, nearest_pictures, open_galleries
 from bssan_lib.explorer.view import (
     AttentionView,
     are_tiles,
     attention_figure,
     cell_boxes,
     data_uri,
-    still,
     view_data,
     with_still,
 )
-from bssan_lib.photograph import Camera
 
 MOST_LETTERS, MOST_WORDS = 400, 60  # of a caption; more would make anybody wait
 MOST_UPLOADS = 20  # the oldest is let go beyond
@@ -48,9 +41,12 @@ class Explorer:
     """
 
     def __init__(self, galleries: list[Gallery], camera: Camera | None = None):
-        self.galleries, self.camera, self.own = list(galleries), camera, None
+        self.galleries, self.camera = list(galleries), camera
+        self.own: tuple[int, list[tuple[str, Photograph]]] | None = None  # a gallery of uploads, the newest first
         self.place, self._choosing = (0, 0), False
-        self._captions_of, self._captions = None, []  # nearest captions, which another caption does not change
+        self._captions_of: Photograph | None = None  # of these the nearest captions are kept
+        self._captions: list[tuple[int, str, float]] = []
+        self._near: dict[str, list[tuple]] = {}
         plain = {"description_width": "initial"}
         self.source = widgets.Dropdown(
             description="Pictures", style=plain, layout={"width": "19rem", "max_width": "100%"}
@@ -94,7 +90,7 @@ class Explorer:
         self._fill_choices()
         self.source.observe(lambda change: self._changed(change.new, 0), "value")
         self.picture.observe(lambda change: self._changed(self.place[0], change.new), "value")
-        self.given.observe(lambda change: change.new and self._changed(*self.place, change.new), "value")
+        self.given.observe(lambda change: self._changed(*self.place, change.new) if change.new else None, "value")
         self.typed.observe(lambda change: self._changed(*self.place, change.new), "value")
         self.near.observe(lambda change: self._guarded(self._show_neighbours), "value")
         self.view.observe(self._neighbour_chosen, "chosen")
@@ -122,10 +118,13 @@ class Explorer:
 
     def take(self, name: str, content: bytes) -> None:
         """Shows a picture that was handed in. DataError where it is none; what was shown stays."""
-        seen = self.camera.take(open_upload(content, name))
-        seen.picture.thumbnail((LARGEST_KEPT, LARGEST_KEPT))
+        if self.camera is None:
+            raise DataError("no photographs can be opened here: the model was trained on features of unknown making")
+        picture = open_upload(content, name)
+        photograph = self.camera.take(picture)
+        picture.thumbnail((LARGEST_KEPT, LARGEST_KEPT))
         if self.own is None:
-            kept = []  # (name, photograph), the newest first
+            kept: list[tuple[str, Photograph]] = []
             self.own = (len(self.galleries), kept)
             self.galleries.append(
                 Gallery(
@@ -138,7 +137,7 @@ class Explorer:
                 )
             )
         number, kept = self.own
-        kept.insert(0, (upload_name(name), seen))
+        kept.insert(0, (upload_name(name), photograph))
         del kept[MOST_UPLOADS:]
         gallery = self.galleries[number]
         gallery.forget()
@@ -184,7 +183,9 @@ class Explorer:
             self.view.neighbours = {}
             return
         here, (number, row) = self.place[0], self.place
-        if self.own is not None and here == self.own[0]:  # those have no captions: look in a gallery of the same model
+        if (
+            self.own is not None and self.camera is not None and here == self.own[0]
+        ):  # those have no captions: look in a gallery of the same model
             here = next(
                 (i for i, one in enumerate(self.galleries[:-1]) if one.checkpoint is self.camera.checkpoint), here
             )
@@ -254,14 +255,14 @@ class Explorer:
             self._choosing = False
 
     def _repr_mimebundle_(self, **options):
-        self.view.picture = still(self.figure())
+        self.view.picture = viz.screen_png(self.figure())
         return with_still(self.box._repr_mimebundle_(**options), self.view)
 
 
 def open_explorer(checkpoint: Path | str | None = None, data: Path | str | None = None) -> Explorer:
-    """The explorer of a checkpoint or a run, or of the model that comes along.
+    """The explorer of a checkpoint or a run, or of the packaged model.
 
     data: a folder of prepared features; by default the run's own. Free photographs and uploads are seen by the given
-    model where it knows photographs, and by the one that comes along otherwise. Raises CheckpointError or DataError.
+    model where it knows photographs, and by the packaged model otherwise. Raises CheckpointError or DataError.
     """
     return Explorer(*open_galleries(checkpoint, data))

@@ -12,17 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bssan_lib.batches import Words
-from bssan_lib.checkpoint import Checkpoint, load_checkpoint
-from bssan_lib.config import load_config, prepared_folder
+from bssan_lib.config import load_config
 from bssan_lib.data import RAW_SOURCES, detect_source, list_splits, open_prepared
-from bssan_lib.data.prepared import PreparedSplit
-from bssan_lib.data.scene_drawing import draw_scene
-from bssan_lib.data.scenes import make_scenes
+from bssan_lib.data.prepared import PreparedSplit, prepared_folder
+from bssan_lib.data.scenes.drawing import draw_scene
+from bssan_lib.data.scenes.source import make_scenes
 from bssan_lib.errors import DataError
-from bssan_lib.model import CaptionCodes, ImageCodes
-from bssan_lib.photograph import Camera, Photograph, can_see, load_pretrained
-from bssan_lib.scoring import check_backbone, check_directions, check_features
+from bssan_lib.evaluation.photograph import Camera, Photograph, can_see, load_pretrained
+from bssan_lib.models.checkpoint import Checkpoint, check_backbone, check_directions, check_features, load_checkpoint
+from bssan_lib.models.codes import CaptionCodes, ImageCodes
 
 SEARCHED = 200  # pictures of a gallery that neighbours are looked for in; their codes are kept in memory
 LISTED = 1000  # pictures of a split that can be chosen
@@ -150,7 +148,7 @@ def prepared_gallery(checkpoint: Checkpoint, split: PreparedSplit, title: str | 
 
 
 def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tuple[list[Gallery], Camera]:
-    """Galleries of a checkpoint or run, or of the model that comes along, and the camera for photographs handed in.
+    """Galleries of a checkpoint or run, or of the packaged model, and the camera for photographs handed in.
 
     data: a folder of prepared features; by default the run's own. Where it has a dev split, train and test are left out.
     """
@@ -160,7 +158,7 @@ def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tu
     names = list_splits(folder) if folder else []
     if "dev" in names:  # which is there to be looked at, while test is not
         names = ["dev", *(name for name in names if name not in ("train", "dev", "test"))]
-    splits = [open_prepared(folder, name) for name in names]
+    splits = [open_prepared(folder, name) for name in names] if folder else []
     galleries = [prepared_gallery(given, split) for split in splits]
     knows_photographs = can_see(given) and not any(split.meta.get("source") == "scenes" for split in splits)
     camera = Camera(given if knows_photographs else load_pretrained())
@@ -207,6 +205,7 @@ def nearest_pictures(gallery: Gallery, caption: str, count: int = 5) -> list[tup
     order = np.argsort(-scores, kind="stable")[:count]
     with torch.inference_mode():
         pairs = gallery.checkpoint.model.score(images[torch.from_numpy(order)], codes, weights=True)
+    assert pairs.w2r_weights is not None
     weights = pairs.w2r_weights[:, :, 0].mean(-1).float().cpu().numpy()
     return [(int(row), float(scores[row]), weights[i]) for i, row in enumerate(order)]
 
@@ -229,17 +228,14 @@ def features_of(photograph: Photograph) -> tuple:
 @torch.inference_mode()
 def _encode(checkpoint: Checkpoint, features: tuple) -> ImageCodes:
     """One image's codes: [1, K, d], [1, M, d]."""
-    device = checkpoint.model.device
-    tensors = [
-        None if part is None else torch.from_numpy(np.array(part, np.float32))[None].to(device) for part in features
-    ]
-    return checkpoint.model.eval().encode_images(*tensors)
+    regions, others = features[0][None], (None if part is None else part[None] for part in features[1:])
+    return checkpoint.model.eval().encode_arrays(regions, *others)
 
 
 @torch.inference_mode()
 def _encode_captions(checkpoint: Checkpoint, captions: list[str]) -> CaptionCodes:
-    words, model = Words(captions, checkpoint.vocabulary), checkpoint.model.eval()
-    return model.encode_captions(*words.batch(np.arange(len(words)), model.device))
+    checkpoint.model.eval()
+    return checkpoint.encode_captions(captions)
 
 
 @torch.inference_mode()

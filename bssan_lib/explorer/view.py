@@ -14,17 +14,16 @@ from pathlib import Path
 import anywidget
 import numpy as np
 import traitlets
-from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from PIL import Image
 
 from bssan_lib import viz
 from bssan_lib.data.images import UPLOAD_BYTES, upload_name
 from bssan_lib.errors import DataError
-from bssan_lib.outputs import VIEW_TYPE
-from bssan_lib.photograph import Photograph, unknown_words
-from bssan_lib.scoring import Attention
-from bssan_lib.viz.style import SCREEN_DPI, attention_colours, plain
+from bssan_lib.evaluation.photograph import Photograph, unknown_words
+from bssan_lib.evaluation.scoring import Attention
+from bssan_lib.series.outputs import VIEW_TYPE
+from bssan_lib.viz.style import attention_colours, plain
 
 HERE = Path(__file__).parent
 SCRIPT, STYLE = HERE / "attention_view.js", HERE / "attention_view.css"
@@ -36,11 +35,12 @@ def view_data(photograph: Photograph, caption: str, label: str = "picture", atte
     """All that the view needs, ready for JSON.
 
     label: what the picture is called; any text. attention: where it is known already; else it is computed.
-    Keys: caption, words [T], unknown (positions of words that the model never learned), picture {uri, width, height,
+    Keys: caption, words [T], unknown (positions of words that are not in the vocabulary), picture {uri, width, height,
     alt, known}, regions {boxes [K, 4], weights [T, K], tiles}, objects {boxes [M, 4], weights [M, T], tiles}, scores,
     colours. Regions without boxes are laid out as cells of a grid, which `placed` false admits.
     """
     attention = photograph.attend(caption) if attention is None else attention
+    assert attention.w2r is not None and attention.o2w is not None  # the explorer opens models of both directions alone
     unknown = set(unknown_words(caption, photograph.checkpoint.vocabulary))
     boxes, object_boxes = (
         np.asarray(cell_boxes(count) if stored is None else stored, np.float64)
@@ -70,9 +70,9 @@ def view_data(photograph: Photograph, caption: str, label: str = "picture", atte
         },
         "scores": {
             "joint": round(attention.score, 4),
-            "w2r": round(attention.score_w2r, 4),
-            "o2w": round(attention.score_o2w, 4),
-            "gate": round(attention.gate, 4),
+            "w2r": round(attention.score_w2r or 0.0, 4),
+            "o2w": round(attention.score_o2w or 0.0, 4),
+            "gate": round(attention.gate or 0.0, 4),
         },
         "colours": colour_steps(),
     }
@@ -131,16 +131,9 @@ def attention_figure(photograph: Photograph, attention: Attention, direction: st
         return viz.object_words(photograph.picture, attention.o2w, photograph.object_boxes, attention.words)[0]
     grid = grid_of(photograph.boxes)
     boxes = None if grid else photograph.boxes
-    return viz.word_panels(photograph.picture, attention.w2r, attention.words, grid or (), boxes, caption=caption)[0]
-
-
-def still(figure) -> bytes:
-    """A figure as a small PNG of 128 colours, for places where nothing can be pointed at."""
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=SCREEN_DPI)
-    pyplot.close(figure)
-    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    return viz.word_panels(photograph.picture, attention.w2r, attention.words, grid or (1, 1), boxes, caption=caption)[
+        0
+    ]
 
 
 class AttentionView(anywidget.AnyWidget):
@@ -162,7 +155,8 @@ class AttentionView(anywidget.AnyWidget):
     def __init__(self, data: dict, picture: bytes | None = None, on_upload: Callable[[str, bytes], None] | None = None):
         """picture: a PNG, shown where no script runs. on_upload: called with a file's name and its bytes."""
         super().__init__(data=data, uploads=on_upload is not None)
-        self.picture, self._on_upload, self._parts = picture, on_upload, []
+        self.picture, self._on_upload = picture, on_upload
+        self._parts: list[bytes] = []
         self.on_msg(self._receive)
 
     def send_file(self, name: str, kind: str, content: bytes) -> None:
@@ -210,7 +204,7 @@ def show_attention(photograph: Photograph, caption: str, label: str = "picture")
     """The view of one picture and one caption, with a still figure for places without scripts."""
     attention = photograph.attend(caption)
     figure = attention_figure(photograph, attention, caption=caption)
-    return AttentionView(view_data(photograph, caption, label, attention), still(figure))
+    return AttentionView(view_data(photograph, caption, label, attention), viz.screen_png(figure))
 
 
 def _rounded(values, digits: int = 4) -> list:

@@ -4,15 +4,17 @@ from bssan_lib.viz.bars import grounding_bars, pair_bars, recall_bars
 from bssan_lib.viz.boxes import object_words, phrase_boxes
 from bssan_lib.viz.comparison import comparison_dots, growth_curve
 from bssan_lib.viz.curves import live_curve, training_curves
+from bssan_lib.viz.diagram import model_diagram
 from bssan_lib.viz.grounding import coverage_curves, deletion_lines, pointing_dots, word_dots
 from bssan_lib.viz.heatmaps import region_grid, word_panels
+from bssan_lib.viz.lessons import dots_by_word, line_panels, matrices, source, word_attention
 from bssan_lib.viz.links import links
 from bssan_lib.viz.matrices import alignment, matrix_panel
 from bssan_lib.viz.notes import attention_note, checkpoint_note
 from bssan_lib.viz.retrieval import retrieved_captions, retrieved_images
 from bssan_lib.viz.runs import run_dots
 from bssan_lib.viz.search import gallery_growth, shortlist_curves
-from bssan_lib.viz.style import column_width, figure_bytes, note_text, paper_style, save_figure
+from bssan_lib.viz.style import column_width, figure_bytes, note_text, paper_style, save_figure, screen_png, still
 
 __all__ = [
     "alignment",
@@ -22,13 +24,17 @@ __all__ = [
     "comparison_dots",
     "coverage_curves",
     "deletion_lines",
+    "dots_by_word",
     "figure_bytes",
     "gallery_growth",
     "grounding_bars",
     "growth_curve",
+    "line_panels",
     "links",
     "live_curve",
+    "matrices",
     "matrix_panel",
+    "model_diagram",
     "note_text",
     "object_words",
     "pair_bars",
@@ -41,8 +47,12 @@ __all__ = [
     "retrieved_images",
     "run_dots",
     "save_figure",
+    "screen_png",
     "shortlist_curves",
+    "source",
+    "still",
     "training_curves",
+    "word_attention",
     "word_dots",
     "word_panels",
 ]

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import seaborn
 
 from bssan_lib.errors import DataError
+from bssan_lib.viz.dots import AS_MEASURED, measured_frame
 from bssan_lib.viz.style import (
     SERIES,
     SMALL,
@@ -34,58 +36,70 @@ def bars(
     """Bars side by side: a group a name in `groups`, in it a bar a name in `series`.
 
     series: by name, a percentage for each group, or None for no bar; printed where there is room.
-    intervals: by name of series, (low, high) or None for each group. chance: by name of series, a height that
+    intervals: by name of series, (low, high) or None for each group, or for the first ones. chance: by name of series, a height that
     a dashed line marks.
     """
-    count = len(series)
-    thick = 0.84 / max(count, 1)
-    room = axes.get_position().width * axes.figure.get_figwidth() * thick / max(len(groups), 1)
-    for number, (name, values) in enumerate(series.items()):
-        values = [np.nan if value is None else float(value) for value in values]
-        at = np.arange(len(groups)) + (number - (count - 1) / 2) * thick
-        axes.bar(
-            at,
-            values,
-            thick * 0.94,
-            color=SERIES[number % len(SERIES)],
-            label=fit(name, axes.figure.get_figwidth() - 0.6, SMALL),
-            alpha=0.9,
-            hatch=_HATCHES[number % len(_HATCHES)],
-            edgecolor="white",
-            linewidth=0,
-        )
-        tops = list(values)
-        for place, span in enumerate((intervals or {}).get(name, ())):
-            if span is not None and np.isfinite(values[place]):
-                axes.plot(
-                    [at[place]] * 2, span, color="black", linewidth=0.8, solid_capstyle="butt", gid="interval"
-                )
-                tops[place] = max(tops[place], span[1])
+    heights = {name: [np.nan if value is None else float(value) for value in values] for name, values in series.items()}
+    spans = {name: [*(intervals or {}).get(name, []), *[None] * len(groups)][: len(groups)] for name in series}
+    seaborn.barplot(
+        measured_frame(
+            (number, group, value, spans[name][group])
+            for number, (name, values) in enumerate(heights.items())
+            for group, value in enumerate(values)
+        ),
+        x="place",
+        y="number",
+        hue="series",
+        order=range(len(groups)),
+        hue_order=range(len(series)),
+        palette=[SERIES[number % len(SERIES)] for number in range(len(series))],
+        saturation=1,
+        width=0.84,
+        gap=0.06,
+        alpha=0.9,
+        edgecolor="white",
+        linewidth=0,
+        ax=axes,
+        err_kws={"gid": "interval", "color": "black", "linewidth": 0.8, "solid_capstyle": "butt"},
+        **AS_MEASURED,
+    )
+    room = axes.get_position().width * axes.figure.get_figwidth() * 0.84 / max(len(series) * len(groups), 1)
+    for number, (name, container) in enumerate(zip(series, axes.containers)):
+        container.set_label(fit(name, axes.figure.get_figwidth() - 0.6, SMALL))
+        tops = [
+            value if span is None else max(value, span[1])
+            for value, span in zip(heights[name], spans[name])
+            if np.isfinite(value)
+        ]
         if chance:
-            axes.hlines(
-                [chance[name]] * len(at),
-                at - thick * 0.47,
-                at + thick * 0.47,
-                color="black",
-                linewidth=1.0,
-                linestyle=(0, (2, 1)),
-                label="chance" if number == 0 else None,
-            )
-            tops = [max(top, chance[name]) if top + 9 > chance[name] else top for top in tops]
-        for x, value, top in zip(at, values, tops):
-            if room > 0.15 and np.isfinite(value):
-                axes.annotate(
-                    f"{value:.0f}" if room < 0.24 else f"{value:.1f}",
-                    (x, top),
-                    (0, 1),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=SMALL,
-                )
+            tops = _mark_chance(axes, container, chance[name], tops)
+        for bar, top in zip(container, tops):
+            bar.set_hatch(_HATCHES[number % len(_HATCHES)])
+            if room > 0.15:
+                _print_height(axes, bar, top, "{:.0f}" if room < 0.24 else "{:.1f}")
+    axes.set(xlabel="", ylabel="", xlim=(-0.5, len(groups) - 0.5))
     axes.set_xticks(range(len(groups)), [plain(group) for group in groups], parse_math=False)
     axes.tick_params(axis="x", length=0)
-    axes.set_xlim(-0.5, len(groups) - 0.5)
+
+
+def _mark_chance(axes, bars, chance: float, tops: list[float]) -> list[float]:
+    """A dashed line over bars at the height of chance; returns from where up there is room for the bars' numbers."""
+    left, right = zip(*((bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars))
+    name = None if axes.collections else "chance"
+    axes.hlines([chance] * len(left), left, right, color="black", linewidth=1.0, linestyle=(0, (2, 1)), label=name)
+    return [max(top, chance) if top + 9 > chance else top for top in tops]
+
+
+def _print_height(axes, bar, top: float, form: str) -> None:
+    axes.annotate(
+        form.format(bar.get_height()),
+        (bar.get_x() + bar.get_width() / 2, top),
+        (0, 1),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=SMALL,
+    )
 
 
 def recall_bars(metrics: Mapping[str, dict], *, width: str | float = "two"):
@@ -139,10 +153,7 @@ def grounding_bars(
     kinds = grounding.get("by_type", {})
     types = sorted(kinds, key=lambda kind: -kinds[kind].get("n", 0)) if types is None else list(types)
     rows = [grounding, *(kinds[kind] for kind in types)]
-    names = [
-        f"all ({grounding.get('n_phrases', '?')})",
-        *(f"{kind} ({kinds[kind].get('n', '?')})" for kind in types),
-    ]
+    names = [f"all ({grounding.get('n_phrases', '?')})", *(f"{kind} ({kinds[kind].get('n', '?')})" for kind in types)]
     with paper_style():
         figure, axes = _bar_panels(width, 2, 1.9, stacked=len(names) > 4)
         for one, (measure, title, baseline, explained) in zip(axes, _GROUNDING[direction]):

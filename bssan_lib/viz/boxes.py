@@ -21,6 +21,7 @@ from bssan_lib.viz.style import RIGHT, SMALL, check_weights, fit, label, paper_s
 
 BOX = "#FFD23F"  # bright on any picture, with a dark rim
 _RIM = "black"
+_BAR_LINE = 0.105  # inches of a word with its bar
 
 
 def phrase_boxes(
@@ -82,9 +83,7 @@ def _print_weights(axes, image: Image.Image, weights, boxes, chosen, panel: floa
     for region in chosen:
         x = min(boxes[region][0] * image.width, image.width - wide)
         y = min(boxes[region][1] * image.height, image.height - tall)
-        while (
-            any(abs(x - x0) < wide and abs(y - y0) < tall for x0, y0 in taken) and y < image.height - 2 * tall
-        ):
+        while any(abs(x - x0) < wide and abs(y - y0) < tall for x0, y0 in taken) and y < image.height - 2 * tall:
             y += tall / 4
         taken.append((x, y))
         label(
@@ -123,11 +122,10 @@ def object_words(
     check_images([image], "words of an object")
     o2w = check_weights(o2w, None, len(words), "words of an object: O2W")
     object_boxes = check_boxes(object_boxes, len(o2w), "words of an object")
-    objects = telling(o2w, 4) if objects is None else list(objects)
+    objects = spread_objects(o2w, 4) if objects is None else list(objects)
     if not objects or not all(0 <= number < len(o2w) for number in objects):
         raise DataError(f"words of an object: expected some of objects 0 to {len(o2w) - 1}, got {objects}")
     most = min(most, len(words))
-    line = 0.105
     with paper_style():
         figure, axes, panel = panel_grid(
             width,
@@ -137,7 +135,7 @@ def object_words(
             header=caption,
             narrowest=1.4,
             widest=2.4,
-            below=most * line + 0.04,
+            below=most * _BAR_LINE + 0.04,
         )
         for number, one in zip(objects, axes):
             show_picture(one, image, panel)
@@ -151,43 +149,45 @@ def object_words(
                 gid="object",
                 path_effects=[withStroke(linewidth=2.6, foreground=_RIM)],
             )
-            unit = image.width / panel  # pixels an inch
-            for rank, t in enumerate(np.argsort(-o2w[number], kind="stable")[:most]):
-                y = image.height + unit * (0.03 + line * (rank + 0.5))
-                start, long = 0.44 * panel, 0.56 * panel - 0.22
-                label(
-                    one,
-                    unit * (start - 0.04),
-                    y,
-                    fit(words[t], start - 0.05, SMALL),
-                    fontsize=SMALL,
-                    ha="right",
-                    va="center_baseline",
-                )
-                one.barh(
-                    y,
-                    unit * long * o2w[number, t],
-                    left=unit * start,
-                    height=unit * line * 0.6,
-                    color=RIGHT,
-                    clip_on=False,
-                )
-                label(
-                    one,
-                    unit * (start + long * o2w[number, t] + 0.03),
-                    y,
-                    f"{o2w[number, t]:.2f}".lstrip("0"),
-                    fontsize=SMALL,
-                    ha="left",
-                    va="center_baseline",
-                )
+            _word_bars(one, image, o2w[number], words, most, panel)
             one.set(xlim=(0, image.width), ylim=(image.height, 0))
     return figure, np.array(axes), None
 
 
-def telling(o2w: np.ndarray, count: int) -> list[int]:
+def _word_bars(one, image: Image.Image, weights: np.ndarray, words: list[str], most: int, panel: float) -> None:
+    """Below an object's picture: its `most` heaviest words, a bar and a number each. weights: [T]. panel: inches."""
+    unit = image.width / panel  # pixels an inch
+    for rank, t in enumerate(np.argsort(-weights, kind="stable")[:most]):
+        y = image.height + unit * (0.03 + _BAR_LINE * (rank + 0.5))
+        start, long = 0.44 * panel, 0.56 * panel - 0.22
+        label(
+            one,
+            unit * (start - 0.04),
+            y,
+            fit(words[t], start - 0.05, SMALL),
+            fontsize=SMALL,
+            ha="right",
+            va="center_baseline",
+        )
+        one.barh(
+            y, unit * long * weights[t], left=unit * start, height=unit * _BAR_LINE * 0.6, color=RIGHT, clip_on=False
+        )
+        label(
+            one,
+            unit * (start + long * weights[t] + 0.03),
+            y,
+            f"{weights[t]:.2f}".lstrip("0"),
+            fontsize=SMALL,
+            ha="left",
+            va="center_baseline",
+        )
+
+
+def spread_objects(o2w: np.ndarray, count: int) -> list[int]:
     """`count` objects in order of their heaviest weight [M, T]; a second one for the same word when words run out."""
-    order, seen, first, rest = np.argsort(-o2w.max(axis=1), kind="stable"), set(), [], []
+    order, seen = np.argsort(-o2w.max(axis=1), kind="stable"), set[int]()
+    first: list[int] = []
+    rest: list[int] = []
     for number in order:
         word = int(o2w[number].argmax())
         (rest if word in seen else first).append(int(number))

@@ -6,33 +6,15 @@ Nothing here knows what is compared; names, numbers and units come from the call
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import seaborn
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bssan_lib.errors import DataError
-from bssan_lib.viz.pictures import TITLE
-from bssan_lib.viz.style import (
-    MARGIN,
-    SERIES,
-    SMALL,
-    column_width,
-    finish,
-    fit,
-    heading,
-    label,
-    new_figure,
-    paper_style,
-    place,
-    plain,
-    plain_legend,
-    text_width,
-    write_heading,
-)
+from bssan_lib.viz.dots import MARKERS, dot_panels
+from bssan_lib.viz.style import MARGIN, SERIES, SMALL, column_width, finish, fit, new_figure, paper_style, plain_legend
 
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 _STYLES = ["-", "--", "-.", ":"]  # lines and markers differ where colours are not printed
-_ROW = 0.15  # inches of a method among the dots
-_NAME = 1.1  # inches that a method's name may take
 
 
 def growth_curve(
@@ -64,41 +46,49 @@ def growth_curve(
             figure.get_layout_engine().set(w_pad=MARGIN, h_pad=MARGIN)
             axes = figure.subplots()
         for number, (name, (sizes, values)) in enumerate(checked.items()):
-            colour = SERIES[number % len(SERIES)]
-            axes.plot(
-                sizes,
-                np.nanmedian(values, axis=1),
-                _STYLES[number % len(_STYLES)],
-                marker=_MARKERS[number % len(_MARKERS)],
+            # The interval of 100 percent of the runs reaches from the least to the greatest.
+            seaborn.lineplot(
+                x=np.repeat(sizes, values.shape[1]),
+                y=values.ravel(),
+                estimator="median",
+                errorbar=("pi", 100) if values.shape[1] > 1 else None,
+                err_kws={"linewidth": 0},
+                linestyle=_STYLES[number % len(_STYLES)],
+                marker=MARKERS[number % len(MARKERS)],
                 markersize=3,
-                color=colour,
+                markeredgewidth=0,
+                color=SERIES[number % len(SERIES)],
                 label=fit(name, 2.0, SMALL),
+                legend=False,
+                ax=axes,
             )
-            if values.shape[1] > 1:
-                least, greatest = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-                axes.fill_between(sizes, least, greatest, color=colour, alpha=0.2, linewidth=0)
-        axes.set_xscale("log" if log in ("x", "both") else "linear")
-        axes.set_yscale("log" if log in ("y", "both") else "linear")
-        box, (wide, tall) = axes.get_position(), figure.get_size_inches()
-        wide, tall = box.width * wide - 0.1, box.height * tall  # a little less than the layout will give
-        axes.set_xlabel(fit(xlabel, wide), parse_math=False)
-        axes.set_ylabel(fit(ylabel, tall), parse_math=False)
-        axes.set_title(fit(title, wide), parse_math=False)
-        for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "log":  # exponents would be smaller than what is readable
-                low, high = np.log10(axis.get_view_interval())
-                if np.floor(high) - np.ceil(low) < 1:  # one power of ten alone would not tell what the scale is
-                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-                axis.set_minor_formatter(NullFormatter())
+        _finish_growth(figure, axes, log, xlabel, ylabel, title)
         handles, names = axes.get_legend_handles_labels()
         if any(values.shape[1] > 1 for _, values in checked.values()):
             handles, names = [*handles, Patch(color="#cccccc")], [*names, "least to greatest run"]
         if len(names) > 1:
             plain_legend(axes.legend(handles, names, handlelength=2.4, labelspacing=0.25))
-        finish(axes)
-        axes.tick_params(which="minor", width=0.4, length=1.5)
     return figure, axes, None
+
+
+def _finish_growth(figure, axes, log: str, xlabel: str, ylabel: str, title: str) -> None:
+    """Scales with readable numbers, and the names of both axes within their lengths."""
+    axes.set_xscale("log" if log in ("x", "both") else "linear")
+    axes.set_yscale("log" if log in ("y", "both") else "linear")
+    box, (wide, tall) = axes.get_position(), figure.get_size_inches()
+    wide, tall = box.width * wide - 0.1, box.height * tall  # a little less than the layout will give
+    axes.set_xlabel(fit(xlabel, wide), parse_math=False)
+    axes.set_ylabel(fit(ylabel, tall), parse_math=False)
+    axes.set_title(fit(title, wide), parse_math=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":  # exponents would be smaller than what is readable
+            low, high = np.log10(axis.get_view_interval())
+            if np.floor(high) - np.ceil(low) < 1:  # a single power of ten would not show the scale
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axis.set_minor_formatter(NullFormatter())
+    finish(axes)
+    axes.tick_params(which="minor", width=0.4, length=1.5)
 
 
 def _runs(name: str, sizes, values, log: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,69 +126,26 @@ def comparison_dots(
     measures = list(dict.fromkeys(measure for row in rows.values() for measure in row))
     if not measures:
         raise DataError("comparison: expected at least one method with one measure, got none")
-    found = {
-        (name, measure): _with_interval(name, measure, row[measure])
-        for name, row in rows.items()
+    panels = {
+        measure: [
+            None if row.get(measure) is None else _with_interval(name, measure, row[measure])
+            for name, row in rows.items()
+        ]
         for measure in measures
-        if row.get(measure) is not None
     }
     with paper_style():
-        full = column_width(width)
-        left = 0.1 + min(max(text_width(plain(name), SMALL) for name in rows), _NAME)
-        numbers = 0.06 + max(text_width(format(value, form), SMALL) for value, *_ in found.values())
-        needed = max(numbers + 0.75, 0.1 + max(text_width(plain(measure)) for measure in measures))
-        across = max(1, min(len(measures), int((full - left) // needed)))
-        down = -(-len(measures) // across)
-        across = -(-len(measures) // down)  # rows as even as possible
-        wide = (full - left - across * numbers - MARGIN) / across - 0.08
-        title, head = heading(title, full)
-        tall = _ROW * len(rows) + 0.06
-        pitch = TITLE + tall + 0.3
-        below = 0.12 if xlabel else 0.0
-        figure = new_figure(full, head + down * pitch + below)
-        write_heading(figure, title)
-        axes = []
-        for number, measure in enumerate(measures):
-            column, line = number % across, number // across
-            at = left + column * (wide + numbers + 0.08)
-            one = place(figure, at, head + TITLE + line * pitch, wide, tall)
-            axes.append(one)
-            spans = [found.get((name, measure)) for name in rows]
-            _dots(one, spans, (reference or {}).get(measure), form, wide)
-            one.set_title(fit(measure, wide + numbers), loc="left", parse_math=False)
-            names = [fit(name, _NAME, SMALL) for name in rows] if column == 0 else []
-            one.set_yticks(range(len(names)), names, parse_math=False, fontsize=SMALL)
-            if xlabel and number + across >= len(measures):
-                one.set_xlabel(fit(xlabel, wide + numbers), parse_math=False)
-        finish(axes)
-        for one in axes:
-            one.tick_params(axis="y", length=0)
-    return figure, np.array(axes), None
+        figure, axes = dot_panels(
+            list(rows), panels, dict.fromkeys(measures, form), title=title, xlabel=xlabel, width=width
+        )
+        for measure, one in zip(measures, axes):
+            if reference and measure in reference:
+                one.axvline(reference[measure], color="black", linewidth=0.7, linestyle=":", gid="reference")
+                one.margins(x=0.08)
+    return figure, axes, None
 
 
-def _dots(axes, spans: list, reference: float | None, form: str, wide: float) -> None:
-    """A method a row, the first on top: dot, interval, and at the right edge the number."""
-    axes.grid(axis="x", color="#dddddd", linewidth=0.4)
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
-    for row, span in enumerate(spans):
-        if span is None:
-            continue
-        value, low, high = span
-        colour = SERIES[row % len(SERIES)]
-        axes.plot([low, high], [row, row], color=colour, linewidth=1.2, solid_capstyle="butt", gid="interval")
-        axes.plot([value], [row], _MARKERS[row % len(_MARKERS)], color=colour, markersize=3.5, gid="value")
-        text = format(value, form).replace("-", "\u2212")
-        label(axes, 1 + 0.05 / wide, row, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, va="center")
-    if reference is not None:
-        axes.axvline(reference, color="black", linewidth=0.7, linestyle=":", gid="reference")
-    axes.margins(x=0.08)
-    axes.set_ylim(len(spans) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(max(2, int(wide / 0.35)), steps=[1, 2, 5, 10]))
-
-
-def _with_interval(name: str, measure: str, given) -> tuple[float, float, float]:
+def _with_interval(name: str, measure: str, given) -> tuple[float, tuple[float, float] | None]:
     value, low, high = (float(one) for one in (given if np.ndim(given) else (given,) * 3))
     if not np.isfinite([value, low, high]).all() or not low <= value <= high:
         raise DataError(f"comparison: {name}, {measure}: expected low <= value <= high, got {low}, {value}, {high}")
-    return value, low, high
+    return value, (low, high) if np.ndim(given) else None

@@ -2,9 +2,11 @@
 
 import io
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn
 from matplotlib.ticker import MaxNLocator
 
 from bssan_lib.errors import DataError
@@ -82,7 +84,7 @@ def _series(history: list[dict], path: list[str]) -> dict[float, float]:
     """{epoch: value} of what lies under `path` in the rows that have it."""
     found = {}
     for number, row in enumerate(history, start=1):
-        value = row
+        value: Any = row
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None:
@@ -92,28 +94,23 @@ def _series(history: list[dict], path: list[str]) -> dict[float, float]:
 
 def _curve(axes, histories, path, colour: int, name: str | None = None, style: str = "-") -> None:
     """One line, the mean over the histories that have the epoch, and a band over several."""
-    series = [found for found in (_series(history, path) for history in histories) if found]
-    if not series:
+    points = [point for history in histories for point in _series(history, path).items()]
+    if not points:
         return
-    epochs = sorted(set().union(*series))
-    values = [[found[epoch] for found in series if epoch in found] for epoch in epochs]
-    axes.plot(
-        epochs,
-        [np.mean(some) for some in values],
-        style,
+    epochs, values = zip(*points)
+    seaborn.lineplot(
+        x=epochs,
+        y=values,
+        errorbar=("pi", 100) if len(histories) > 1 else None,  # all of them: from the least to the greatest
+        err_kws={"linewidth": 0},
+        linestyle=style,
         color=SERIES[colour],
         label=name,
-        marker="." if len(epochs) < 3 else None,
+        legend=False,
+        marker="." if len(set(epochs)) < 3 else None,
+        markeredgewidth=0,
+        ax=axes,
     )
-    if len(series) > 1:
-        axes.fill_between(
-            epochs,
-            [min(some) for some in values],
-            [max(some) for some in values],
-            color=SERIES[colour],
-            alpha=0.2,
-            linewidth=0,
-        )
 
 
 def live_curve(width: str | float = "two") -> Callable[[list[dict]], None]:
@@ -128,7 +125,7 @@ def live_curve(width: str | float = "two") -> Callable[[list[dict]], None]:
         return lambda history: None
     if get_ipython() is None:
         return lambda history: None
-    handle = None
+    handle: Any = None
 
     def draw(history: list[dict]) -> None:
         nonlocal handle

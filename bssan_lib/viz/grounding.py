@@ -1,6 +1,6 @@
 """Where attention points, beside what needs no picture or no training; what its removal costs; which words look where.
 
-Maps of `bssan_lib.grounding`, curves of `bssan_lib.faithfulness`, tables of `bssan_lib.word_attention` are drawn as
+Maps of `bssan_lib.evaluation.grounding`, curves of `bssan_lib.evaluation.faithfulness`, tables of `bssan_lib.evaluation.word_attention` are drawn as
 they come. Percentages are 0 to 100.
 """
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bssan_lib.errors import DataError
+from bssan_lib.viz.dots import draw_dots, name_rows
 from bssan_lib.viz.style import SERIES, SMALL, column_width, finish, fit, new_figure, paper_style
 
 GREY = "#6B6B6B"  # what attention is compared with
@@ -28,12 +29,16 @@ MAPS = {
 NAME = 0.95  # inches that the name of a type or word may take
 HOLLOW = ("prior", "shuffled_w2r", "untrained_w2r")
 _MEASURES = {
-    "pointing_game": "pointing game (%)", "pointing_game_window": "pointing game, window (%)",
-    "mass_in_box": "mass in box (%)", "area_under_curve": "area under the curve (%)",
+    "pointing_game": "pointing game (%)",
+    "pointing_game_window": "pointing game, window (%)",
+    "mass_in_box": "mass in box (%)",
+    "area_under_curve": "area under the curve (%)",
 }
 _ORDERS = {
-    "most": ("most attended first", SERIES[0], "o", "-"), "another": ("another caption's first", SERIES[3], "^", "-."),
-    "random": ("random", GREY, "x", ":"), "least": ("least attended first", SERIES[1], "s", "--"),
+    "most": ("most attended first", SERIES[0], "o", "-"),
+    "another": ("another caption's first", SERIES[3], "^", "-."),
+    "random": ("random", GREY, "x", ":"),
+    "least": ("least attended first", SERIES[1], "s", "--"),
 }
 
 
@@ -48,8 +53,12 @@ def _known(table: Mapping, name: str, measure: str):
 
 
 def pointing_dots(
-    grounding: Mapping, *, measure: str = "pointing_game", maps: Sequence[str] | None = None,
-    types: Sequence[str] | None = None, width: str | float = "two",
+    grounding: Mapping,
+    *,
+    measure: str = "pointing_game",
+    maps: Sequence[str] | None = None,
+    types: Sequence[str] | None = None,
+    width: str | float = "two",
 ):
     """A measure of each map with its 95% interval, over all phrases and by type.
 
@@ -59,41 +68,39 @@ def pointing_dots(
     Returns (figure, axes [1], None). DataError for a measure or a map that is not there.
     """
     if measure not in _MEASURES or not grounding:
-        raise DataError(f"pointing: expected one of {', '.join(_MEASURES)} and grounding metrics, got {measure!r} and "
-                        f"metrics with {sorted(grounding or {})}")
+        raise DataError(
+            f"pointing: expected one of {', '.join(_MEASURES)} and grounding metrics, got {measure!r} and "
+            f"metrics with {sorted(grounding or {})}"
+        )
     maps = [name for name in MAPS if _known(grounding, name, measure)] if maps is None else list(maps)
     missing = [name for name in maps if name not in MAPS or not _known(grounding, name, measure)]
     if missing or not maps:
-        raise DataError(f"pointing: no {measure} of {', '.join(missing) or 'any map'} in the metrics; a prior, other "
-                        "words and an untrained model are measured only with checks.")
+        raise DataError(
+            f"pointing: no {measure} of {', '.join(missing) or 'any map'} in the metrics; a prior, other "
+            "words and an untrained model are measured only with checks."
+        )
     kinds = grounding.get("by_type", {})
     types = sorted(kinds, key=lambda kind: -kinds[kind]["n"]) if types is None else list(types)
     rows = {f"all ({grounding['n_phrases']})": grounding}
     rows |= {f"{fit(kind, NAME, SMALL)} ({kinds[kind]['n']})": kinds[kind] for kind in types}
     step = 0.8 / len(maps)
+    looks = [MAPS[name] for name in maps]
+    measured = [
+        (number, at + (number - (len(maps) - 1) / 2) * step, *_known(row, name, measure))
+        for number, name in enumerate(maps)
+        for at, row in enumerate(rows.values())
+    ]
     with paper_style():
         figure = new_figure(width, 0.75 + len(rows) * (0.1 + 0.06 * len(maps)), layout="constrained")
         axes = figure.subplots()
-        for number, name in enumerate(maps):
-            title, colour, marker, _ = MAPS[name]
-            for place, row in enumerate(rows.values()):
-                value, span = _known(row, name, measure)
-                y = place + (number - (len(maps) - 1) / 2) * step
-                if span is not None:
-                    axes.plot(span, [y, y], color=colour, linewidth=0.9, solid_capstyle="butt", gid="interval")
-                axes.plot(
-                    value, y, marker, color=colour, markersize=3.2, markeredgewidth=0.8, linestyle="",
-                    markerfacecolor="white" if name in HOLLOW else colour, label=title if place == 0 else None,
-                )
+        titles, colours, markers, _ = zip(*looks)
+        draw_dots(axes, measured, colours, markers, titles, markersize=3.2)
+        for name, line in zip(maps, [line for line in axes.lines if line.get_gid() == "value"]):
+            line.set_markerfacecolor("white" if name in HOLLOW else line.get_color())
         for place in range(len(rows) - 1):
             axes.axhline(place + 0.5, color="0.85", linewidth=0.5)
-        axes.set_yticks(range(len(rows)), list(rows), parse_math=False)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set(xlim=(0, 100), xlabel=_MEASURES[measure])
-        axes.grid(axis="x", color="0.9", linewidth=0.5)
-        axes.set_axisbelow(True)
-        finish(axes)
-        axes.tick_params(axis="y", length=0)
+        name_rows(axes, list(rows))
+        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), xlabel=_MEASURES[measure])
         _legend(figure, axes)
     return figure, np.array([axes]), None
 
@@ -115,10 +122,19 @@ def coverage_curves(grounding: Mapping, *, maps: Sequence[str] | None = None, wi
         axes = figure.subplots()
         for name in maps:
             title, colour, _, line = MAPS[name]
-            under = (grounding["baselines"].get("true_box_area_under_curve") if name == "true_box"
-                     else grounding[name]["area_under_curve"])
-            axes.plot(curves["area"], curves[name], color=colour, linestyle=line, label=f"{title} ({under:.1f})",
-                      linewidth=0.8 if name == "true_box" else 1.1)
+            under = (
+                grounding["baselines"].get("true_box_area_under_curve")
+                if name == "true_box"
+                else grounding[name]["area_under_curve"]
+            )
+            axes.plot(
+                curves["area"],
+                curves[name],
+                color=colour,
+                linestyle=line,
+                label=f"{title} ({under:.1f})",
+                linewidth=0.8 if name == "true_box" else 1.1,
+            )
         axes.plot([0, 100], [0, 100], color="0.7", linewidth=0.8, label="even attention (50)")
         axes.set(xlim=(0, 100), xlabel="share of the picture taken (%)")
         axes.set(ylim=(0, 101), ylabel="share of the true boxes in it (%)")
@@ -160,24 +176,32 @@ def deletion_lines(deletion: Mapping, *, width: str | float = "two"):
 
 
 def word_dots(
-    kinds: pd.DataFrame, words: pd.DataFrame, *, regions: int, most: int = 10, shown: Sequence[str] = (),
+    kinds: pd.DataFrame,
+    words: pd.DataFrame,
+    *,
+    regions: int,
+    most: int = 10,
+    shown: Sequence[str] = (),
     width: str | float = "two",
 ):
-    """Over how many regions words look, and how much objects read them.
+    """Over how many regions the attention of words spreads, and how much attention they get from objects.
 
     Kinds of words with intervals, then the narrowest, some chosen and the widest words, counts in brackets; squares
     are function words.
-    kinds, words: of `word_attention.by_kind` and `by_word`. regions: K, the most there can be. most: how many words at
+    kinds, words: of `word_attention.means_by_kind` and `means_by_word`. regions: K, the most there can be. most: how many words at
     either end. shown: words to show between. Returns (figure, axes [3], None). DataError for empty tables.
     """
     if not len(kinds) or not len(words):
         raise DataError(f"words: expected kinds and words, got {len(kinds)} and {len(words)} rows")
     most = min(most, len(words) // 2)
-    inner = words.index[most:len(words) - most]
-    chosen = [*words.index[:most], *(word for word in shown if word in inner), *words.index[len(words) - most:]]
-    looks = f"regions looked at (of {regions})"
-    every, reads = list(kinds.index), "read by objects (even: 1)"
-    panels = [(kinds, every, "regions", looks), (kinds, every, "read", reads), (words, chosen, "regions", looks)]
+    inner = words.index[most : len(words) - most]
+    chosen = [*words.index[:most], *(word for word in shown if word in inner), *words.index[len(words) - most :]]
+    every, title = list(kinds.index), f"regions attended to (of {regions})"
+    panels = [
+        (kinds, every, "regions", title),
+        (kinds, every, "o2w_share", "attention from objects (even: 1)"),
+        (words, chosen, "regions", title),
+    ]
     with paper_style():
         if column_width(width) > 5:
             figure = new_figure(width, 0.125 * max(len(kinds), len(chosen)) + 0.6, layout="constrained")
@@ -187,35 +211,35 @@ def word_dots(
             figure = new_figure(width, 0.125 * sum(counts) + 1.6, layout="constrained")
             axes = figure.subplots(3, 1, height_ratios=counts)
         for one, (table, names, measure, text) in zip(axes, panels):
-            _dots(one, table.loc[names], measure)
+            _word_rows(one, table.loc[names], measure)
             one.set(xlabel=text, xlim=(0, regions if measure == "regions" else None))
         axes[1].axvline(1, color="0.6", linewidth=0.8, zorder=0)
         if column_width(width) > 5:
             axes[1].set_yticklabels([])
         for one, title in zip(axes, ("kinds of words", "kinds of words", "words: narrowest, some, widest")):
             one.set_title(title)
-        finish(axes)
-        for one in axes:
-            one.tick_params(axis="y", length=0)
     return figure, axes, None
 
 
-def _dots(axes, table: pd.DataFrame, measure: str) -> None:
+def _word_rows(axes, table: pd.DataFrame, measure: str) -> None:
     """A row for each row of the table, names with counts on the left; function words are squares."""
-    for place, (name, row) in enumerate(table.iterrows()):
-        if f"{measure}_ci95" in table:
-            axes.plot(row[f"{measure}_ci95"], [place, place], color=SERIES[0], linewidth=0.9, gid="interval")
-        function = name == "function words" or row.get("function", False)
-        marker, colour = ("s", SERIES[1]) if function else ("o", SERIES[0])
-        axes.plot(row[measure], place, marker, color=colour, markersize=3.2)
-    names = [f"{fit(name, NAME, SMALL)} ({count:.0f})" for name, count in table["count"].items()]
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="x", color="0.9", linewidth=0.5)
-    axes.set_axisbelow(True)
+    function = [bool(name == "function words" or row.get("function", False)) for name, row in table.iterrows()]
+    spans = table.get(f"{measure}_ci95", [None] * len(table))
+    measured = [
+        (int(square), at, value, span) for at, (square, value, span) in enumerate(zip(function, table[measure], spans))
+    ]
+    draw_dots(axes, measured, SERIES[:2], ["o", "s"], markersize=3.2)
+    name_rows(axes, [f"{fit(name, NAME, SMALL)} ({count:.0f})" for name, count in table["count"].items()])
 
 
 def _legend(figure, axes, across: int = 4) -> None:
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", fontsize=SMALL, handlelength=2.2, columnspacing=1.0,
-                  ncols=min(len(names), across if figure.get_figwidth() > 5 else 2))
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        fontsize=SMALL,
+        handlelength=2.2,
+        columnspacing=1.0,
+        ncols=min(len(names), across if figure.get_figwidth() > 5 else 2),
+    )

@@ -3,6 +3,8 @@
 Letters: K regions, M objects, T words. Boxes are x1 y1 x2 y2 as fractions of the picture's width and height.
 """
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -72,7 +74,7 @@ def word_panels(
             mappable = lay_over(one, image, weights[t], norm, grid, boxes)
             add_true_boxes(one, image, (true_boxes or {}).get(t, ()))
             panel_title(one, words[t], panel)
-        colour_bar(figure, mappable, text, over=float(weights[shown].max()) > norm.vmax)
+        colour_bar(figure, mappable, text, over=norm.vmax is not None and float(weights[shown].max()) > norm.vmax)
     return figure, np.array(axes), mappable
 
 
@@ -100,9 +102,7 @@ def region_grid(
         # Numbers need 0.18 inches a region.
         narrowest = max(1.5, 0.18 * len(np.unique(boxes[:, 0])))
         panels = 1 if object_boxes is None else 2
-        figure, axes, panel = panel_grid(
-            width, panels, image.height / image.width, narrowest=narrowest, widest=3.4
-        )
+        figure, axes, panel = panel_grid(width, panels, image.height / image.width, narrowest=narrowest, widest=3.4)
         show_picture(axes[0], image, panel)
         panel_title(axes[0], f"{len(boxes)} regions", panel)
         for number, box in enumerate(boxes):
@@ -125,6 +125,7 @@ def region_grid(
 
 def _number(axes, image: Image.Image, box, number: int, inside: bool = False, colour: str = "black") -> None:
     """A number in the middle of a cell, or at the upper left corner of a window."""
+    look: dict[str, Any]
     if inside:
         x, y, where = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, {"ha": "center", "va": "center_baseline"}
         look = {"color": "white", "path_effects": HALO}

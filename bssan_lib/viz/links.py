@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
-from bssan_lib.viz.boxes import telling
+from bssan_lib.viz.boxes import spread_objects
 from bssan_lib.viz.pictures import TITLE, bar_room, check_boxes, check_images, colour_bar, shared_norm
 from bssan_lib.viz.style import (
     RIGHT,
@@ -44,7 +44,7 @@ def links(
     A weight over K regions is far thinner than one over T words, so both are shown on one scale in multiples of
     even attention, 1 / K and 1 / T. Pairs of less than even attention have no line.
     attention: has w2r [T, K], o2w [M, T], words. most: how many regions and objects are shown, as
-    `telling` chooses them, in their own order. image with boxes [K, 4] and object_boxes [M, 4]: shows what they hold.
+    `spread_objects` chooses them, in their own order. image with boxes [K, 4] and object_boxes [M, 4]: shows what they hold.
     top: end of the scale, in those multiples. Returns (figure, axes [2], mappable). DataError where shapes disagree.
     """
     words = list(attention.words)
@@ -89,7 +89,7 @@ def _join(axes, weights, words, most, norm, wide, tall, image, boxes):
 
     weights: [T, others], 1 being even attention.
     """
-    chosen = np.sort(telling(weights.T, most))
+    chosen = np.sort(spread_objects(weights.T, most))
     axes.set(xlim=(0, wide), ylim=(tall, 0))
     axes.set_axis_off()
     left = min(max(text_width(plain(word), SMALL) for word in words), wide * 0.42)
@@ -103,9 +103,7 @@ def _join(axes, weights, words, most, norm, wide, tall, image, boxes):
     for y, number in zip(other_y, chosen):
         label(axes, right + 0.04, y, str(number), fontsize=SMALL, ha="left", va="center")
         if thumb:
-            _thumbnail(
-                axes, image, boxes[number], wide - thumb / 2, y, thumb, min(0.22, tall / len(chosen) - 0.02)
-            )
+            _thumbnail(axes, image, boxes[number], wide - thumb / 2, y, thumb, min(0.22, tall / len(chosen) - 0.02))
     pairs = [(t, place, weights[t, number]) for t in range(len(words)) for place, number in enumerate(chosen)]
     pairs = sorted((pair for pair in pairs if pair[2] >= 1), key=lambda pair: pair[2])  # heavy lines over faint ones
     lines = LineCollection(

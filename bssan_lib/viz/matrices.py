@@ -53,16 +53,8 @@ def matrix_panel(
     axes: draw there, without a colour bar, instead of in a new figure.
     Returns (figure, axes, mappable). DataError where the shape is no matrix or the names are not as many.
     """
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
-    if values.ndim != 2 or 0 in values.shape:
-        raise DataError(f"matrix: expected numbers of shape [rows, columns], got {list(values.shape)}")
-    for names, count, what in ((rows, values.shape[0], "rows"), (columns, values.shape[1], "columns")):
-        if names is not None and len(names) != count:
-            raise DataError(f"matrix: expected names of {count} {what}, got {len(names)}")
-    if norm is None:
-        finite = values[np.isfinite(values)]
-        low, high = (min(0.0, finite.min()), finite.max()) if finite.size else (0.0, 1.0)
-        norm = Normalize(low, high if high > low else low + 1.0)
+    values = _check_matrix(values, rows, columns)
+    norm = _matrix_norm(values) if norm is None else norm
     with paper_style():
         if axes is None:
             figure, axes = _one_matrix(
@@ -96,17 +88,28 @@ def matrix_panel(
     return figure, axes, mappable
 
 
-def _one_matrix(
-    full: float, values, rows, columns, title, row_title, column_title, bar: float, annotate: bool
-):
+def _check_matrix(values, rows: list[str] | None, columns: list[str] | None) -> np.ndarray:
+    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
+    if values.ndim != 2 or 0 in values.shape:
+        raise DataError(f"matrix: expected numbers of shape [rows, columns], got {list(values.shape)}")
+    for names, count, what in ((rows, values.shape[0], "rows"), (columns, values.shape[1], "columns")):
+        if names is not None and len(names) != count:
+            raise DataError(f"matrix: expected names of {count} {what}, got {len(names)}")
+    return values
+
+
+def _matrix_norm(values: np.ndarray) -> Normalize:
+    """From zero, or the least value where that is negative, to the greatest."""
+    finite = values[np.isfinite(values)]
+    low, high = (min(0.0, finite.min()), finite.max()) if finite.size else (0.0, 1.0)
+    return Normalize(low, high if high > low else low + 1.0)
+
+
+def _one_matrix(full: float, values, rows, columns, title, row_title, column_title, bar: float, annotate: bool):
     """A figure with room for names, titles and a colour bar around one matrix."""
     left = _room(rows) + (0.14 if row_title else 0.0) + 0.06
     wide = full - left - 0.06
-    below = (
-        (_room(columns) if columns and _upright(columns, wide) else 0.13)
-        + (0.13 if column_title else 0.0)
-        + 0.04
-    )
+    below = (_room(columns) if columns and _upright(columns, wide) else 0.13) + (0.13 if column_title else 0.0) + 0.04
     tall = min(max(len(values) * (0.19 if annotate else 0.115), 0.5), 8.0)
     above = 0.17 if title else 0.05
     figure = new_figure(full, above + tall + below + bar)
@@ -136,9 +139,7 @@ def _name_cells(axis, names: list[str] | None, count: int, inches: float, along_
         names = [fit(name, WIDEST_NAME, SMALL) for name in names]
     settings = {"rotation": 90} if along_x and step == 1 and _upright(names, inches) else {}
     chosen = range(0, count, step)
-    axis.set_ticks(
-        [i + 0.5 for i in chosen], [names[i] for i in chosen], parse_math=False, fontsize=SMALL, **settings
-    )
+    axis.set_ticks([i + 0.5 for i in chosen], [names[i] for i in chosen], parse_math=False, fontsize=SMALL, **settings)
     axis.set_tick_params(length=1.5)
 
 
@@ -157,9 +158,7 @@ def _print_numbers(axes, values: np.ndarray, norm: Normalize, form: str) -> None
         )
 
 
-def alignment(
-    attention, *, title: str = "", width: str | float = "two", top: float | None = None, power: float = 0.5
-):
+def alignment(attention, *, title: str = "", width: str | float = "two", top: float | None = None, power: float = 0.5):
     """W2R [T, K], words by regions, and O2W [M, T], objects by words, on one scale.
 
     Side by side, or one above the other where the words' names would not fit.

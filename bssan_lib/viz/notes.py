@@ -27,8 +27,11 @@ def attention_note(checkpoint, attention, image: str, caption: str, direction: s
         "direction": direction,
         **checkpoint_note(checkpoint),
         "score": f"{attention.score:.4f}",
-        **{f"score {name}": f"{score:.4f}" for name, score in (("W2R", attention.score_w2r), ("O2W", attention.score_o2w))
-           if score is not None},
+        **{
+            f"score {name}": f"{score:.4f}"
+            for name, score in (("W2R", attention.score_w2r), ("O2W", attention.score_o2w))
+            if score is not None
+        },
         "words not in the vocabulary": ", ".join(dict.fromkeys(unknown)) or "none",
     }
 

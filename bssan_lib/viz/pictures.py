@@ -176,9 +176,7 @@ def panel_grid(
     write_heading(figure, header)
     left = (full - columns * panel - (columns - 1) * GAP) / 2
     axes = [
-        place(
-            figure, left + (i % columns) * (panel + GAP), head + TITLE + (i // columns) * pitch, panel, tall
-        )
+        place(figure, left + (i % columns) * (panel + GAP), head + TITLE + (i // columns) * pitch, panel, tall)
         for i in range(count)
     ]
     return figure, axes, panel
@@ -217,7 +215,7 @@ def _apart(norm: PowerNorm) -> list[float]:
     steps = [digit * 10.0**power for power in range(2, -7, -1) for digit in (5, 2, 1)]
     chosen, last = [0.0], 1.1
     for step in steps:
-        if step <= norm.vmax and last - norm(step) >= 1 / 7 and norm(step) >= 1 / 7:
+        if norm.vmax is not None and step <= norm.vmax and last - norm(step) >= 1 / 7 and norm(step) >= 1 / 7:
             chosen.append(step)
             last = norm(step)
     return chosen

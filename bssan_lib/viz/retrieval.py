@@ -3,7 +3,10 @@
 Letters: Q queries, R results shown of each, K regions. Scores come with the results; nothing is ranked here.
 """
 
+from typing import Any
+
 import numpy as np
+from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -63,9 +66,10 @@ def retrieved_images(
     DataError where shapes disagree.
     """
     scores, right = _check(captions, images, scores, right, "pictures")
-    norm, mappable = None, None
+    maps: Any = None
+    norm, mappable = Normalize(), None
     if attention is not None:
-        attention, grid, boxes, norm = _check_attention(attention, scores, grid, boxes, "pictures")
+        maps, grid, boxes, norm = _check_attention(attention, scores, grid, boxes, "pictures")
     for row in images:
         check_images(row, "retrieved pictures")
     shown = [list(row) + ([own[q][0]] if own is not None else []) for q, row in enumerate(images)]
@@ -74,24 +78,13 @@ def retrieved_images(
         apart = 0.1 if own is not None else 0.0  # its own picture stands a little aside
         queries = [wrap(caption, full - 2 * GAP, NORMAL, lines=2) for caption in captions]
         heads = [0.06 + _LINE * (1 + query.count("\n")) for query in queries]
-        # The pictures of a row are equally tall; very narrow ones keep room for their score.
-        shares = [np.array([np.clip(one.width / one.height, 0.75, 2.5) for one in row]) for row in shown]
-        room = full - 2 * GAP - (len(shown[0]) - 1) * GAP - apart
-        tall = [min(room / share.sum(), 1.6) for share in shares]
-        figure = new_figure(
-            full, sum(heads) + sum(tall) + 0.17 * len(tall) + (0.02 if attention is None else bar_room(MEAN_SUMS, full))
-        )
+        shares, tall = _sizes(shown, full - 2 * GAP - (len(shown[0]) - 1) * GAP - apart)
+        bar = 0.02 if attention is None else bar_room(MEAN_SUMS, full)
+        figure = new_figure(full, sum(heads) + sum(tall) + 0.17 * len(tall) + bar)
         axes, down = np.empty((len(shown), len(shown[0])), dtype=object), 0.0
         for q, row in enumerate(shown):
-            figure.text(
-                GAP / full,
-                1 - (down + 0.03) / figure.get_figheight(),
-                queries[q],
-                va="top",
-                parse_math=False,
-                fontsize=NORMAL,
-                linespacing=1.15,
-            )
+            height = 1 - (down + 0.03) / figure.get_figheight()
+            figure.text(GAP / full, height, queries[q], va="top", parse_math=False, fontsize=NORMAL, linespacing=1.15)
             down, across = down + heads[q], GAP
             for r, image in enumerate(row):
                 wide, is_own = shares[q][r] * tall[q], r == found
@@ -99,20 +92,33 @@ def retrieved_images(
                 laid = attention is not None and not is_own
                 show_picture(one, dimmed(image) if laid else image, wide)
                 if laid:
-                    mappable = lay_over(one, image, attention[q, r], norm, grid, boxes)
-                if is_own:
-                    _frame(one, image, "black", "--")
-                    _below(one, image, f"own: rank {own[q][1]}", "black")
+                    mappable = lay_over(one, image, maps[q, r], norm, grid, boxes)
+                if is_own and own is not None:
+                    _label_picture(one, image, "black", "--", f"own: rank {own[q][1]}")
                 else:
                     colour, line, mark = _mark(right, q, r)
-                    if line:
-                        _frame(one, image, colour, line)
-                    _below(one, image, mark + _number(scores[q, r]), colour)
+                    _label_picture(one, image, colour, line, mark + _number(scores[q, r]))
                 across += wide + GAP
             down += tall[q] + 0.17
         if mappable is not None:
             colour_bar(figure, mappable, MEAN_SUMS)
     return figure, axes, mappable
+
+
+def _sizes(shown: list[list[Image.Image]], room: float) -> tuple[list[np.ndarray], list[float]]:
+    """Of each row its pictures' widths as shares of their height, and that height in inches.
+
+    The pictures of a row are equally tall; very narrow ones keep room for their score.
+    """
+    shares = [np.array([np.clip(one.width / one.height, 0.75, 2.5) for one in row]) for row in shown]
+    return shares, [min(room / share.sum(), 1.6) for share in shares]
+
+
+def _label_picture(axes, image: Image.Image, colour: str, line: str, text: str) -> None:
+    """A frame round a picture, where there is a line for it, and a text below."""
+    if line:
+        _frame(axes, image, colour, line)
+    _below(axes, image, text, colour)
 
 
 def _frame(axes, image: Image.Image, colour: str, style: str) -> None:
@@ -168,53 +174,67 @@ def retrieved_captions(
     """
     scores, right = _check(images, captions, scores, right, "captions")
     check_images(images, "retrieved captions")
-    norm, mappable = None, None
+    maps: Any = None
+    norm, mappable = Normalize(), None
     if attention is not None:
-        attention, grid, boxes, norm = _check_attention(attention, scores, grid, boxes, "captions")
+        maps, grid, boxes, norm = _check_attention(attention, scores, grid, boxes, "captions")
     with paper_style():
         full = column_width(width)
-        picture = min(0.3 * full, 1.3)
-        start = GAP + picture + 0.08
+        picture, start = min(0.3 * full, 1.3), GAP + min(0.3 * full, 1.3) + 0.08
         small = 0.0 if attention is None else _SMALL_PICTURE + GAP  # inches of the small pictures
         number = small + text_width(f"{CROSS} \u22120.000", SMALL) + 0.07
         room = full - start - number - GAP
-        texts = [[wrap(text, room, SMALL, lines=2 if attention is None else 3) for text in row] for row in captions]
+        texts = [[wrap(text, room, SMALL, lines=3 if small else 2) for text in row] for row in captions]
         lasts = [wrap(f"own, rank {rank}: {plain(text)}", room, SMALL, lines=2) for text, rank in own or []]
-        talls = [min(one.height / one.width, 1.0) * _SMALL_PICTURE if attention is not None else 0.0 for one in images]
-        steps = [[max((1 + text.count("\n")) * _LINE, talls[q]) + 0.03 for text in row] for q, row in enumerate(texts)]
-        heights = [
-            max(
-                sum(steps[q]) + ((1.3 + lasts[q].count("\n")) * _LINE if lasts else 0),
-                min(image.height / image.width, 1.3) * picture,
-            )
-            for q, image in enumerate(images)
-        ]
-        below = 0.0 if attention is None else bar_room(MEAN_SUMS, full)
-        figure = new_figure(full, sum(heights) + 0.1 * len(heights) + 0.02 + below)
+        shapes = [image.height / image.width for image in images]
+        talls = [min(shape, 1.0) * (_SMALL_PICTURE if small else 0.0) for shape in shapes]
+        tops = _row_tops(texts, talls)
+        ends = [(1.3 + last.count("\n")) * _LINE for last in lasts] or [0.0] * len(images)
+        heights = [max(top[-1] + end, min(shape, 1.3) * picture) for top, end, shape in zip(tops, ends, shapes)]
+        bar = bar_room(MEAN_SUMS, full) if small else 0.0
+        figure = new_figure(full, sum(heights) + 0.1 * len(heights) + 0.02 + bar)
         axes, down = np.empty((len(images), 2), dtype=object), 0.06
         for q, image in enumerate(images):
             axes[q, 0] = place(figure, GAP, down, picture, heights[q])
             show_picture(axes[q, 0], image, picture)
             axes[q, 0].set_anchor("N")
-            one = axes[q, 1] = place(figure, start, down, full - start - GAP, heights[q])
-            one.set(xlim=(0, full - start - GAP), ylim=(heights[q], 0))
-            one.set_axis_off()
-            y = 0.0
+            one = axes[q, 1] = _text_area(figure, start, down, full - start - GAP, heights[q])
             for r, text in enumerate(texts[q]):
-                if attention is not None:
-                    inset = place(figure, start, down + y, _SMALL_PICTURE, talls[q])
-                    show_picture(inset, dimmed(image), _SMALL_PICTURE)
-                    mappable = lay_over(inset, image, attention[q, r], norm, grid, boxes)
                 colour, line, mark = _mark(right, q, r)
-                _lines(one, small, y, mark + _number(scores[q, r]), color=colour)
-                _lines(one, number, y, text, color=RIGHT if line == "-" else "black")
-                y += steps[q][r]
+                _lines(one, small, tops[q][r], mark + _number(scores[q, r]), color=colour)
+                _lines(one, number, tops[q][r], text, color=RIGHT if line == "-" else "black")
+            if attention is not None:
+                insets = [place(figure, start, down + top, _SMALL_PICTURE, talls[q]) for top in tops[q][:-1]]
+                mappable = _small_maps(insets, image, maps[q], norm, grid, boxes)
             if lasts:
-                _lines(one, number, y + 0.3 * _LINE, lasts[q], style="italic")
+                _lines(one, number, tops[q][-1] + 0.3 * _LINE, lasts[q], style="italic")
             down += heights[q] + 0.1
         if mappable is not None:
             colour_bar(figure, mappable, MEAN_SUMS)
     return figure, axes, mappable
+
+
+def _text_area(figure, left: float, top: float, width: float, height: float):
+    """Axes without a frame, in inches from their upper left corner."""
+    axes = place(figure, left, top, width, height)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    return axes
+
+
+def _row_tops(texts: list[list[str]], talls: list[float]) -> list[np.ndarray]:
+    """Of each query's captions the inches from the top, and where the last one ends: arrays [R + 1]."""
+    steps = [[max((1 + text.count("\n")) * _LINE, tall) + 0.03 for text in row] for row, tall in zip(texts, talls)]
+    return [np.concatenate([[0.0], np.cumsum(row)]) for row in steps]
+
+
+def _small_maps(insets: list, image: Image.Image, maps: np.ndarray, norm: Normalize, grid, boxes):
+    """The picture once for each caption, with the caption's attention map [K]. Returns the last mappable."""
+    mappable = None
+    for inset, weights in zip(insets, maps, strict=False):
+        show_picture(inset, dimmed(image), _SMALL_PICTURE)
+        mappable = lay_over(inset, image, weights, norm, grid, boxes)
+    return mappable
 
 
 def _mark(right, q: int, r: int) -> tuple[str, str, str]:

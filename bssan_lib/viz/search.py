@@ -49,8 +49,14 @@ def _recalls(axes, way: dict, things: str) -> None:
     axes.set_xlabel(f"{things} scored, of {gallery:,}")
     left = mark > gallery**0.4  # on the side where there is room
     label(
-        axes, mark * (0.93 if left else 1.07), 0.03, f"1 in 20: {mark:,}", transform=axes.get_xaxis_transform(),
-        ha="right" if left else "left", va="bottom", fontsize=SMALL,
+        axes,
+        mark * (0.93 if left else 1.07),
+        0.03,
+        f"1 in 20: {mark:,}",
+        transform=axes.get_xaxis_transform(),
+        ha="right" if left else "left",
+        va="bottom",
+        fontsize=SMALL,
     )
 
 
@@ -79,11 +85,15 @@ def gallery_growth(rows: list[dict], *, width: str | float = "two"):
             axes[0].fill_between(sizes, middle, high, color=SERIES[number], alpha=0.15, linewidth=0)
         axes[0].set(title="time of a query, median to 95th percentile", ylabel="milliseconds")
         memory = {
-            "disk_mib": ("index on disk", "-"), "peak_rss_mib": ("resident, mapped pages too", "--"),
-            "own_memory_mib": ("the process's own", ":"), "vectors_mib": ("of it, global vectors", "-."),
+            "disk_mib": ("index on disk", "-"),
+            "peak_rss_mib": ("resident, mapped pages too", "--"),
+            "own_memory_mib": ("the process's own", ":"),
+            "vectors_mib": ("of it, global vectors", "-."),
         }
         for number, (key, (name, style)) in enumerate(memory.items()):
-            axes[1].plot(sizes, [row[key] for row in rows], style, color=SERIES[number], label=name, marker=".", markersize=4)
+            axes[1].plot(
+                sizes, [row[key] for row in rows], style, color=SERIES[number], label=name, marker=".", markersize=4
+            )
         low, high = (pick(row[key] for row in rows for key in memory) for pick in (min, max))
         axes[1].set(title="disk and memory", ylabel="MiB", ylim=(max(low, 0.01) / 30, high * 1.7))  # below: the legend
         for one in axes:

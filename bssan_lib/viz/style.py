@@ -7,11 +7,10 @@ mappable); the mappable is None where no colour stands for a number. None of the
 """
 
 import io
-import os
 import re
 import unicodedata
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,13 +20,16 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import ListedColormap
+from matplotlib.rcsetup import cycler
 from matplotlib.textpath import text_to_path
+from PIL import Image
 
 from bssan_lib.errors import ConfigError, DataError, RunError
+from bssan_lib.files import atomic_write
 
 COLUMNS = {"one": 3.25, "two": 6.75}
 SEQUENTIAL = "cividis"  # brightness rises evenly, so it survives greyscale printing and colour blindness
-RIGHT, WRONG = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion: told apart by everyone
+RIGHT, WRONG = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion: distinct to colour-blind readers too
 SERIES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 TICK, CROSS = "\u2713", "\u2717"
 FORMATS = ("pdf", "svg", "png")
@@ -85,7 +87,7 @@ def _settings() -> dict:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "image.cmap": SEQUENTIAL,
-        "axes.prop_cycle": mpl.cycler(color=SERIES),
+        "axes.prop_cycle": cycler(color=SERIES),
         "figure.facecolor": "white",
         "figure.dpi": SCREEN_DPI,
         "savefig.dpi": 300,
@@ -155,7 +157,8 @@ def fit(text: object, inches: float, size: float = NORMAL) -> str:
 
 def wrap(text: object, inches: float, size: float = NORMAL, lines: int = 4) -> str:
     """The text broken into at most `lines` lines of `inches`; scripts without spaces break anywhere."""
-    words, done, line = plain(text).split(" "), [], ""
+    words, line = plain(text).split(" "), ""
+    done: list[str] = []
     while words:
         word = words.pop(0)
         longer = f"{line} {word}" if line else word
@@ -268,8 +271,26 @@ def figure_bytes(figure, ending: str, title: str = "") -> bytes:
         return file.getvalue()
 
 
+def screen_png(figure) -> bytes:
+    """A figure as a small PNG of 128 colours for the screen; the figure is closed."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=SCREEN_DPI)
+    plt.close(figure)
+    picture = Image.open(drawn).convert("RGB")
+    # k-means: without it a rare colour, such as a small violet shape, becomes grey or blue.
+    picture.quantize(128, kmeans=1, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def still(figure, name: str):
+    """A figure as a picture that a notebook shows and that keeps it small; the figure is closed. name: read out loud."""
+    from IPython.display import Image as Picture
+
+    return Picture(screen_png(figure), alt=name.replace("_", " "))
+
+
 def save_figure(
-    figure, stem: str | Path, formats: tuple[str, ...] = FORMATS, note: dict | None = None
+    figure, stem: str | Path, formats: str | tuple[str, ...] = FORMATS, note: dict | None = None
 ) -> list[Path]:
     """Writes STEM.pdf, .svg and .png with the figure's exact width, STEM.txt from `note`; returns the paths.
 
@@ -290,18 +311,14 @@ def save_figure(
 
 
 def _write_all(contents: dict[Path, bytes]) -> list[Path]:
-    """All files or none: each is written beside its place, and moved there once all are on the disk."""
-    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
+    """All files or none."""
     try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partials[path].write_bytes(content)
-        for path, partial in partials.items():
-            os.replace(partial, path)
+        with ExitStack() as together:
+            for path, content in reversed(contents.items()):  # so that they are replaced in order
+                path.parent.mkdir(parents=True, exist_ok=True)
+                together.enter_context(atomic_write(path)).write_bytes(content)
     except OSError as problem:
-        raise RunError(f"cannot write the figure {path}: {problem.strerror or problem}") from problem
-    finally:
-        for partial in partials.values():
-            with suppress(OSError):  # its folder may not be one
-                partial.unlink()
+        raise RunError(
+            f"cannot write the figure {problem.filename2 or path}: {problem.strerror or problem}"
+        ) from problem
     return list(contents)

@@ -1,0 +1,150 @@
+"""Options that several commands share, and how their values are read."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bssan_lib.errors import CheckpointError, ConfigError, DataError
+
+
+def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    names = "a YAML file, or the name of one of the project's, such as scenes" + (" (default)" if default else "")
+    parser.add_argument("--config", required=default is None, default=default, metavar="FILE", help=names)
+    parser.add_argument("--data", metavar="DIR", help="the data folder, where the configuration names none")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="one setting, such as training.epochs=2; may be repeated",
+    )
+
+
+def data_of_checkpoint(checkpoint, options: argparse.Namespace):
+    """Settings that turn raw data into features of the kind that a checkpoint was trained on."""
+    from bssan_lib.config import Config, DataConfig, config_from_dict
+    from bssan_lib.data import detect_source
+    from bssan_lib.runs import absolute_paths
+
+    made = checkpoint.backbone
+    if "image_size" not in (made or {}):
+        raise CheckpointError(
+            f"{checkpoint.folder}: trained on features of unknown making, so {options.data} "
+            "cannot be turned into such; give a folder that has {split}_ims.npy"
+        )
+    values = {
+        "source": detect_source(options.data),
+        "folder": options.data,
+        "prepared": options.prepared,
+        "backbone": made["name"],
+        "image_size": made["image_size"],
+        "precision": made["precision"],
+        "windows": list(made["windows"]),
+        "features": made.get("features", "map"),
+        "grid": made["grid"][0] if "pooled_from" in made else None,
+    }
+    data = config_from_dict(values, DataConfig, f"{checkpoint.folder}: config.json")
+    return absolute_paths(Config(data=data)).data
+
+
+def parse_parameters(given: list[str]) -> dict[str, str]:
+    """["training.epochs=2"] as {"training.epochs": "2"}."""
+    parameters = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"-p {text}: expected KEY=VALUE, such as training.epochs=2")
+        parameters[key.strip()] = value
+    return parameters
+
+
+def run_folder(out: str | None, name: str) -> Path:
+    """Where a run is written: --out, or runs/NAME; from the working directory, whatever the repository holds."""
+    return Path(out or Path("runs") / name).expanduser().absolute()
+
+
+def print_table(rows: Sequence[tuple[str, object]]) -> None:
+    """Prints names and values in two columns."""
+    for name, value in rows:
+        print(f"{name:18s} {value}")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="processes that share the work (default: one for each GPU, else one)"
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="a checkpoint or a run folder (default: the packaged model)"
+    )
+
+
+def open_photograph(checkpoint: str | None, image: str):
+    """A photograph with the features that a checkpoint needs."""
+    return open_camera(checkpoint).take(image)
+
+
+def open_camera(folder: str | None):
+    """A `Camera`, which computes the features of pictures, for a checkpoint or for the packaged model."""
+    import torch
+
+    from bssan_lib.evaluation.photograph import Camera, load_pretrained
+    from bssan_lib.models.checkpoint import check_directions, load_checkpoint
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    checkpoint = load_checkpoint(folder, device) if folder else load_pretrained(device=device)
+    check_directions(checkpoint)
+    return Camera(checkpoint, device)
+
+
+def print_unknown_words(checkpoint, captions: list[str]) -> None:
+    """Prints the words of captions that are not in the checkpoint's vocabulary, if there are any."""
+    from bssan_lib.evaluation.photograph import unknown_words
+
+    unknown = dict.fromkeys(word for caption in captions for word in unknown_words(caption, checkpoint.vocabulary))
+    if unknown:
+        shown = list(unknown)[:20] + ([f"and {len(unknown) - 20} more"] if len(unknown) > 20 else [])
+        print(f"not in the vocabulary, treated as <unk>: {', '.join(shown)}")
+
+
+def check_caption(caption: str) -> None:
+    """DataError where a caption has no word."""
+    from bssan_lib.data.vocabulary import words_of
+
+    if not words_of(caption):
+        raise DataError(f"caption {caption!r}: expected at least one word, got none")
+
+
+def formats_of(out: str) -> tuple[str, ...]:
+    """The formats that an --out asks for. ConfigError for another ending."""
+    from bssan_lib.viz.style import FORMATS
+
+    suffix = Path(out).suffix.lower().removeprefix(".")
+    if suffix and suffix not in FORMATS:
+        raise ConfigError(f"--out {out}: expected .pdf, .svg, .png, or no ending for all three, got .{suffix}")
+    return (suffix,) if suffix else FORMATS
+
+
+def output_stem(out: str) -> Path:
+    """An --out without its ending. ConfigError, before anything is computed, where nothing could be written."""
+    path = Path(out)
+    if not path.name or path.is_dir():
+        raise ConfigError(f"--out {out}: a folder; expected a file to write, such as {path / 'figure.pdf'}")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(f"--out {out}: {nearest} is no folder that can be written to; choose another place")
+    return path.with_suffix("") if path.suffix else path
+
+
+def width_of(text: str) -> float:
+    """Inches of "one", "two" or a number."""
+    from bssan_lib.viz.style import column_width
+
+    try:
+        return column_width(float(text))
+    except ValueError:
+        return column_width(text)

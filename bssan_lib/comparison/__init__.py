@@ -1,0 +1,1 @@
+"""Ablations, and tables that compare several runs. Notebook 07."""

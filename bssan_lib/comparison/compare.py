@@ -1,0 +1,259 @@
+"""Which method is better, by how much, and how sure is that? From stored evaluations to means, intervals, differences.
+
+    compare([read_record("runs/joint-1"), read_record("runs/joint-2"), read_record("runs/w2r-1"), ...])
+
+Two sources of doubt are kept apart. Another seed would have trained another model: the standard deviation over seeds
+(of the sample, n - 1) says how much that moves a number. Other queries would have been easier or harder: the bootstrap
+over images says that. For a difference of two methods both answer the queries of the same resampled images, so that
+hard images are hard for both (paired bootstrap; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, and for
+retrieval Sakai, SIGIR 2006, DOI 10.1145/1148170.1148261). Seeds are averaged within each sample.
+
+Letters: R records, S bootstrap samples, n seeds.
+"""
+
+import json
+
+import numpy as np
+
+from bssan_lib.comparison.verdicts import seed_error, verdict
+from bssan_lib.config import Config, flatten, rename_old
+from bssan_lib.errors import ConfigError, DataError
+from bssan_lib.evaluation.bootstrap import interval, resampled_recalls
+from bssan_lib.evaluation.records import Record, without_seed
+from bssan_lib.evaluation.retrieval import DIRECTIONS, MEASURES, RECALLS
+
+COMPARED = ("rsum", "i2t R@1", "t2i R@1")  # what a difference is given of
+GALLERY = ("dataset", "split", "protocol", "n_images", "n_captions")
+# Settings that change nothing about what a model learns: two runs that differ here alone are the same method.
+NOT_THE_METHOD = ("seed", "name", "training.save_steps", "training.accumulation_steps")
+MOST_KEYS = 2  # a method's label names so many settings at most, else it is called as its run is
+FEW = 3  # seeds below which a mean says little of a method
+
+
+def compare(
+    records: list[Record],
+    names: list[str] | None = None,
+    against: str | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """Methods beside each other, each with its seeds, and each against a reference.
+
+    records: R evaluations of one gallery; those of one method are its seeds. names: of the methods, in the order in
+    which they first come. against: the method that the others are compared with, by default the first. samples, seed:
+    of the bootstrap over images.
+
+    Returns, as comparison.json has it:
+    {"gallery": {"dataset", "split", "protocol", "n_images", "n_captions"}, "bootstrap": {"samples", "seed"},
+     "reference": name,
+     "methods": [{"method", "kind": "single" or "ensemble", "members": models in each ensemble, "n", "seeds": [...],
+                  "mean": {"i2t R@1", ..., "rsum"}, "sd": the same keys or None where n is 1, "rsum_ci95": [low, high] or
+                  None, "records": [{"name", "path", "seed", "commit", "recalls", "rsum"}]}],
+     "differences": [{"method", "against", "rsum": {"difference", "ci95" or None, "verdict"}, "i2t R@1": ..., "t2i R@1":
+                  ...}]}
+    "verdict": see `verdicts.verdict`; None without an interval.
+    Raises DataError for records of different galleries and for one that is given twice, ConfigError for wrong names.
+    """
+    if not records:
+        raise ConfigError("Nothing to compare: expected at least one record.")
+    if samples < 1:
+        raise ConfigError(f"bootstrap: expected 1 sample or more, got {samples}.")
+    for record in records[1:]:
+        check_same_gallery(records[0], record)
+    groups = group_records(records, names)
+    reference = against or next(iter(groups))
+    if reference not in groups:
+        raise ConfigError(f"--against {reference}: no such method; there are {', '.join(groups)}.")
+    ranks = {id(record): record.ranks for record in records if record.ranks is not None}
+    drawn = dict(zip(ranks, resampled_recalls(list(ranks.values()), samples, seed) if ranks else ()))
+    resampled = {
+        name: _with_rsum(np.mean([drawn[id(one)] for one in group], axis=0))  # each [S]
+        for name, group in groups.items()
+        if all(id(one) in drawn for one in group)
+    }
+    methods = [_method(name, group, resampled.get(name)) for name, group in groups.items()]
+    comparison: dict = {
+        "gallery": {key: records[0].metrics[key] for key in GALLERY},
+        "bootstrap": {"samples": samples, "seed": seed},
+        "reference": reference,
+        "methods": methods,
+    }
+    comparison["differences"] = [
+        {"method": name, "against": reference, **_difference(comparison, resampled, name, reference)}
+        for name in groups
+        if name != reference
+    ]
+    return comparison
+
+
+def check_same_gallery(first: Record, other: Record) -> None:
+    """Raises DataError, naming both and what differs, unless two records ranked the same images and captions."""
+    lines = [
+        f"{key.replace('n_', '')} {first.metrics[key]} and {other.metrics[key]}"
+        for key in GALLERY
+        if first.metrics[key] != other.metrics[key]
+    ]
+    ours, theirs = first.gallery or {}, other.gallery or {}
+    lines += [
+        f"the {what} themselves or their order"
+        for what in ("captions", "images")
+        if None not in (ours.get(f"{what}_sha256"), theirs.get(f"{what}_sha256"))
+        and ours[f"{what}_sha256"] != theirs[f"{what}_sha256"]
+    ]
+    if lines:
+        raise DataError(
+            f"{_where(first)} and {_where(other)} cannot be compared. They differ in: {'; '.join(lines)}. "
+            "Measure both on the same data, split and protocol with `bssan evaluate --out`."
+        )
+
+
+def group_records(records: list[Record], names: list[str] | None = None) -> dict[str, list[Record]]:
+    """{method: its seeds}. Records that differ in the seed alone are of one method; an ensemble is never of a single's.
+
+    A record's own `method` decides where it has one. names: instead of the labels found here, one for each method.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(_key(record), []).append(record)
+    for group in groups.values():
+        _refuse_twice(group)
+    labels = _labels(list(groups.values()))
+    if names is not None:
+        if len(names) != len(groups) or len(set(names)) != len(names) or not all(names):
+            found = "; ".join(
+                f"{label} ({', '.join(one.name for one in group)})" for label, group in zip(labels, groups.values())
+            )
+            raise ConfigError(
+                f"--names: expected {len(groups)} different names, one for each method, got "
+                f"{', '.join(names)}. The methods are: {found}."
+            )
+        labels = names
+    return dict(zip(labels, groups.values()))
+
+
+def _key(record: Record) -> str:
+    """Equal for the seeds of one method."""
+    if record.method:
+        return f"named {record.method}"
+    if record.members:
+        runs = [one.get("run") or {} for one in record.members]
+        if all(run.get("config") for run in runs):
+            return "ensemble " + json.dumps(
+                sorted(json.dumps(_settings(run["config"]), sort_keys=True) for run in runs)
+            )
+        return f"ensemble {without_seed(record.name, None)}"
+    if record.settings is None:
+        return f"name {without_seed(record.name, record.seed)}"
+    return json.dumps(_settings(record.settings), sort_keys=True)
+
+
+def _settings(settings: dict) -> dict:
+    """The settings that make a method, under their names of today; how it is measured is checked by itself."""
+    today = flatten(Config()) | dict(rename_old(key, value) for key, value in settings.items())
+    return {
+        key: value
+        for key, value in today.items()
+        if key not in NOT_THE_METHOD and not key.startswith(("evaluation.", "ablation."))
+    }
+
+
+def _refuse_twice(group: list[Record]) -> None:
+    seen: dict = {}
+    for record in group:
+        same: list[tuple[str, str | int]] = [("path", str(record.path.resolve()))] if record.path else []
+        if record.seed is not None and not record.members:
+            same.append(("seed", record.seed))
+        for key in same:
+            if key in seen:
+                raise DataError(
+                    f"{_where(seen[key])} and {_where(record)} are the same method with the same "
+                    f"{key[0]} ({key[1]}): it would count twice. Leave one out, or name them apart: NAME=RUN."
+                )
+            seen[key] = record
+
+
+def _labels(groups: list[list[Record]]) -> list[str]:
+    """What each method is called: its given name, what its settings differ in, or its run's name without the seed."""
+    if any(len({bool(one.members) for one in group}) > 1 for group in groups):
+        raise ConfigError("A name stands for single models or for ensembles, not for both: name them apart.")
+    own = [group[0].method or without_seed(group[0].name, group[0].seed) for group in groups]
+    known = [
+        None if group[0].method or group[0].members or group[0].settings is None else _settings(group[0].settings)
+        for group in groups
+    ]
+    alike = [settings for settings in known if settings is not None]
+    differing = [
+        key
+        for key in dict.fromkeys(key for one in alike for key in one)
+        if len({json.dumps(one.get(key)) for one in alike}) > 1
+    ]
+    labels = list(own)
+    if len(alike) > 1:
+        for number, settings in enumerate(known):
+            if settings is None:
+                continue
+            # A few keys name everything; where there are more, as in an ablation, each says how it differs from the first.
+            few = len(differing) <= MOST_KEYS
+            keys = differing if few else [key for key in differing if settings.get(key) != alike[0].get(key)]
+            if 0 < len(keys) <= MOST_KEYS:
+                labels[number] = ", ".join(f"{key}={json.dumps(settings.get(key)).strip(chr(34))}" for key in keys)
+    return [
+        label if labels.count(label) == 1 else f"{label} ({labels[:number].count(label) + 1})"
+        for number, label in enumerate(labels)
+    ]
+
+
+def _method(name: str, group: list[Record], resampled: dict | None) -> dict:
+    """A method's row. resampled: {measure: [S]}, the mean of its seeds, or None where ranks are missing."""
+    recalls = [_recalls(record.metrics) for record in group]
+    span = interval(resampled["rsum"]) if resampled else None
+    if span is None and len(group) == 1:  # an evaluation without ranks may still have its own interval
+        span = group[0].metrics.get("ci95", {}).get("rsum")
+    return {
+        "method": name,
+        "kind": "ensemble" if group[0].members else "single",
+        "members": sorted({len(record.members) for record in group}),
+        "n": len(group),
+        "seeds": [record.seed for record in group],
+        "mean": {key: float(np.mean([one[key] for one in recalls])) for key in recalls[0]},
+        "sd": None
+        if len(group) < 2
+        else {key: float(np.std([one[key] for one in recalls], ddof=1)) for key in recalls[0]},
+        "rsum_ci95": span,
+        "records": [
+            {
+                "name": record.name,
+                "path": str(record.path) if record.path else None,
+                "seed": record.seed,
+                "commit": record.commit,
+                **row,
+            }
+            for record, row in zip(group, recalls)
+        ],
+    }
+
+
+def _recalls(metrics: dict) -> dict[str, float]:
+    return {**{f"{way} R@{k}": metrics[way][f"R@{k}"] for way in DIRECTIONS for k in RECALLS}, "rsum": metrics["rsum"]}
+
+
+def _with_rsum(recalls: np.ndarray) -> dict[str, np.ndarray]:
+    """recalls: [S, 6] -> {measure: [S]}, rsum among them."""
+    return {**dict(zip(MEASURES, recalls.T)), "rsum": recalls.sum(1)}
+
+
+def _difference(comparison: dict, resampled: dict, ours: str, theirs: str) -> dict:
+    means, found = {method["method"]: method["mean"] for method in comparison["methods"]}, {}
+    for measure in COMPARED:
+        difference = means[ours][measure] - means[theirs][measure]
+        span = judged = None
+        if ours in resampled and theirs in resampled:
+            # Rounded, so that a mean of the same numbers in another order is no difference.
+            span = [round(bound, 9) for bound in interval(resampled[ours][measure] - resampled[theirs][measure])]
+            judged = verdict(difference, span, seed_error(comparison, ours, theirs, measure))
+        found[measure] = {"difference": difference, "ci95": span, "verdict": judged}
+    return found
+
+
+def _where(record: Record) -> str:
+    return str(record.path) if record.path else record.name

@@ -1,0 +1,1 @@
+"""Scores, recalls, phrase grounding, faithfulness, and records of results. Notebook 05."""

@@ -1,0 +1,127 @@
+"""Any photograph: its features from a file, its attention with any caption, its scores with many. Notebook 06.
+
+    checkpoint = load_pretrained()
+    camera = Camera(checkpoint)
+    photograph = camera.take("dog.jpg")
+    attention = photograph.attend("a dog runs on the beach")
+
+Nothing is downloaded: the weights of model and backbone come inside packages.
+
+Letters: K regions, M objects, T words, D feature size.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bssan_lib.data.batches import Words
+from bssan_lib.data.images import open_image
+from bssan_lib.data.vocabulary import Vocabulary, tokenize
+from bssan_lib.errors import CheckpointError, DataError
+from bssan_lib.evaluation.scoring import Attention, attend_arrays
+from bssan_lib.models.checkpoint import Checkpoint, load_checkpoint
+from bssan_lib.vision.backbone import Backbone, load_backbone
+
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+
+
+def load_pretrained(name: str = "flickr8k", device: str = "cpu") -> Checkpoint:
+    """A packaged model: "flickr8k" or "flickr8k-pixels". CheckpointError with the list for another name."""
+    known = sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
+    if name not in known:
+        raise CheckpointError(f"{name!r}: no such packaged model. Expected one of {', '.join(known)}.")
+    return load_checkpoint(PRETRAINED / name, device)
+
+
+def unknown_words(caption: str, vocabulary: Vocabulary) -> list[str]:
+    """The words of a caption that are not in the vocabulary, in order, each once. They are treated as <unk>."""
+    return list(dict.fromkeys(vocabulary.unknown(tokenize(caption))))
+
+
+@dataclass
+class Photograph:
+    """A picture with its features. regions: [K, D], objects: [M, D], with boxes [K, 4] and object_boxes [M, 4].
+
+    objects is None if they are the regions; boxes and picture may be unknown.
+    """
+
+    checkpoint: Checkpoint
+    picture: Image.Image | None
+    regions: np.ndarray
+    objects: np.ndarray | None
+    boxes: np.ndarray | None
+    object_boxes: np.ndarray | None
+
+    def attend(self, caption: str) -> Attention:
+        """The attention of a caption with this picture, and its score."""
+        return attend_arrays(self.checkpoint, self.regions, self.objects, self.boxes, self.object_boxes, caption)
+
+
+@torch.inference_mode()
+def score_photographs(photographs: list[Photograph], captions: list[str], chunk: int = 128) -> dict[str, np.ndarray]:
+    """Scores of photographs of one checkpoint with captions: {"joint", "w2r", "o2w"}, each [B, C].
+
+    chunk: captions scored at once. Raises DataError without a photograph or a caption.
+    """
+    if not photographs or not captions:
+        raise DataError(f"scores: expected photographs and captions, got {len(photographs)} and {len(captions)}")
+    first = photographs[0]
+    model, words = first.checkpoint.model.eval(), Words(captions, first.checkpoint.vocabulary)
+    objects = (
+        None if first.objects is None else np.stack([one.objects for one in photographs if one.objects is not None])
+    )
+    boxes = [None if part is None else part[None] for part in (first.boxes, first.object_boxes)]
+    images = model.encode_arrays(np.stack([one.regions for one in photographs]), objects, *boxes)
+    found = {name: np.empty((len(photographs), len(captions)), np.float32) for name in ("joint", "w2r", "o2w")}
+    for rows in words.by_length(chunk):
+        pairs = model.score(images, model.encode_captions(*words.batch(rows, model.device)))
+        for name, matrix in found.items():
+            matrix[:, rows] = getattr(pairs, name).float().cpu().numpy()
+    return found
+
+
+def can_see(checkpoint: Checkpoint) -> bool:
+    """Whether it is known how a picture becomes the features that a checkpoint was trained on."""
+    return "image_size" in (checkpoint.backbone or {})
+
+
+class Camera:
+    """Turns pictures into what a checkpoint was trained on, by the backbone that its features were made with.
+
+    Raises CheckpointError for a checkpoint of features of unknown making, such as bottom-up features.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str | None = None):
+        made = checkpoint.backbone
+        if made is None or not can_see(checkpoint):
+            raise CheckpointError(
+                f"{checkpoint.folder}: trained on features of unknown making, so a photograph cannot be turned into "
+                "such. Use a checkpoint trained on features that `bssan prepare` made."
+            )
+        self.checkpoint = checkpoint
+        self.backbone: Backbone = load_backbone(
+            made["name"],
+            made["image_size"],
+            device,
+            made["precision"],
+            made["windows"],
+            made.get("features", "map"),
+            made["grid"][0] if "pooled_from" in made else None,
+        )
+
+    def take(self, picture: Image.Image | Path | str) -> Photograph:
+        """A picture or its file. Raises DataError, naming the file, where it is no picture."""
+        image = picture if isinstance(picture, Image.Image) else open_image(picture)
+        regions = self.backbone.extract([image])
+        objects = self.backbone.pool_objects(regions)
+        return Photograph(
+            self.checkpoint,
+            image,
+            regions[0],
+            None if objects is None else objects[0],
+            self.backbone.boxes,
+            self.backbone.object_boxes,
+        )

@@ -1,0 +1,233 @@
+"""The files of an evaluation: metrics.json, and beside it the ranks of every query, with a digest of the gallery.
+
+    metrics.json         the numbers; "run" has the settings, seed and commit of the model, but no paths
+    metrics.ranks.npz    int32 arrays of each fold, and a description of the gallery
+
+All recalls can be computed from the ranks, also of resampled images. So two records of the same gallery can be compared
+without their scores. Nothing is ever unpickled.
+
+Letters: N images, C captions, Q queries.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from bssan_lib.config import Config, flatten
+from bssan_lib.errors import DataError
+from bssan_lib.evaluation.retrieval import DIRECTIONS, RECALLS, Ranks, metrics_of_folds
+from bssan_lib.files import atomic_write
+
+FORMAT = "bssan-ranks-1"
+PATHS = ("data.folder", "data.prepared", "data.entities")  # differ between machines and do not affect training
+
+
+class Metrics(dict):
+    """The content of metrics.json, with the ranks that it was computed from and the description of the gallery."""
+
+    ranks: list[Ranks] | None = None
+    gallery: dict | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored or fresh evaluation.
+
+    name: of the run, checkpoint or file. metrics: as in metrics.json. ranks: of each fold, None if not stored.
+    gallery: from `describe_gallery`, None without ranks. settings: the run's configuration with dotted keys, None if
+    unknown. method: its name in tables; None: derived from settings and name.
+    """
+
+    name: str
+    metrics: dict
+    ranks: list[Ranks] | None = None
+    gallery: dict | None = None
+    seed: int | None = None
+    settings: dict | None = None
+    commit: str | None = None
+    method: str | None = None
+    path: Path | None = None
+
+    @property
+    def members(self) -> list[dict]:
+        """The metrics' entries of the models of an ensemble; empty for a single model."""
+        return self.metrics.get("ensemble") or []
+
+
+def make_record(method: str, metrics: dict, seed: int | None = None) -> Record:
+    """A record of metrics that `evaluate` returned, for comparisons without files."""
+    return Record(
+        name=method if seed is None else f"{method}, seed {seed}",
+        metrics=metrics,
+        seed=seed,
+        method=method,
+        ranks=getattr(metrics, "ranks", None),
+        gallery=getattr(metrics, "gallery", None),
+    )
+
+
+def describe_gallery(split, n_images: int) -> dict:
+    """Digests of the first n_images of a `PreparedSplit` and of their captions, in order.
+
+    Case and spacing of captions are ignored; the image row of each is included. "images_sha256" is None if the files'
+    names are unknown, as in precomputed folders.
+    """
+    captions = hashlib.sha256()
+    for row, caption in zip(split.cap2im, split.captions):
+        if row < n_images:
+            captions.update(f"{row}\t{' '.join(caption.lower().split())}\n".encode("utf-8", "replace"))
+    ids = split.ids[:n_images]
+    known = any(name != f"row {row}" for row, name in enumerate(ids))
+    images = hashlib.sha256("\n".join(ids).encode("utf-8", "replace")).hexdigest() if known else None
+    return {"captions_sha256": captions.hexdigest(), "images_sha256": images}
+
+
+def ranks_path(metrics_path: Path | str) -> Path:
+    """metrics.json -> metrics.ranks.npz beside it."""
+    return Path(metrics_path).with_suffix(".ranks.npz")
+
+
+def write_ranks(metrics: dict, metrics_path: Path | str) -> None:
+    """Writes the ranks that `evaluate` returned with the metrics. Without ranks nothing is changed. Raises OSError.
+
+    A file of ranks that is there already stays; `read_record` refuses it if it belongs to another evaluation.
+    """
+    if not isinstance(metrics, Metrics) or metrics.ranks is None:
+        return
+    folds = metrics.ranks
+    about = {
+        "format": FORMAT,
+        "folds": len(folds),
+        "gallery": metrics.gallery,
+        **{key: metrics[key] for key in ("dataset", "split", "protocol", "n_images", "n_captions")},
+    }
+    arrays = {
+        f"{number}_{field.name}": getattr(fold, field.name).astype(np.int32)
+        for number, fold in enumerate(folds)
+        for field in fields(Ranks)
+    }
+    with atomic_write(ranks_path(metrics_path)) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def read_ranks(path: Path) -> tuple[list[Ranks], dict]:
+    """Ranks of each fold, and {"dataset", "split", "protocol", ..., "gallery"}. DataError if the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']!r} instead of {FORMAT}")
+            return [
+                Ranks(**{field.name: stored[f"{number}_{field.name}"].astype(np.int64) for field in fields(Ranks)})
+                for number in range(about["folds"])
+            ], about
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: expected the ranks of an evaluation ({error}). Delete the file, or evaluate the checkpoint again "
+            "with `bssan evaluate --out`."
+        ) from error
+
+
+def describe_run(checkpoint) -> dict | None:
+    """Name, seed, commit and settings of the run of a loaded checkpoint; None for a model that was not loaded from files.
+
+    "config" has dotted keys without paths; it is None if the checkpoint is not in a run folder.
+    """
+    folder = checkpoint.folder
+    if folder is None:
+        return None
+    folder = Path(folder).resolve()
+    if folder.parent.name == "checkpoints" and (folder.parent.parent / "config.yaml").is_file():
+        return _read_run(folder.parent.parent)
+    return {"name": folder.name, "seed": checkpoint.info.get("seed"), "commit": None, "config": None}
+
+
+def _read_run(folder: Path) -> dict:
+    """Name, seed, commit and settings of a run folder; keys that an older run lacks have their defaults."""
+    try:
+        stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
+        flat = flatten(Config())
+        for key, value in stored.items():
+            flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        if flat["training.word_vectors"]:  # the file's name without its folder
+            flat["training.word_vectors"] = Path(flat["training.word_vectors"]).name
+    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+        raise DataError(f"{folder / 'config.yaml'}: not the settings of a run ({error}).") from error
+    environment = folder / "environment.json"
+    try:
+        commit = json.loads(environment.read_text(encoding="utf-8")).get("commit") if environment.is_file() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{environment}: cannot be read ({error}).") from error
+    return {
+        "name": folder.name,
+        "seed": flat["seed"],
+        "commit": commit,
+        "config": {key: value for key, value in flat.items() if key not in PATHS},
+    }
+
+
+def read_record(given: Path | str, method: str | None = None) -> Record:
+    """The record of a run folder, of a checkpoint folder with metrics.json in it, or of a metrics file.
+
+    Raises DataError for anything else, and if ranks and metrics belong to different evaluations.
+    """
+    path = Path(given)
+    path = path / "metrics.json" if path.is_dir() else path
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("dataset", "split", "protocol", "n_images", "n_captions", "rsum"):
+            metrics[key]
+        [metrics[direction][f"R@{k}"] + 0.0 for direction in DIRECTIONS for k in RECALLS]
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{given}: no {path.name} found. Expected a run folder, a checkpoint folder with metrics.json, or a file "
+            "of `bssan evaluate --out`."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: the metrics cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: expected a metrics file of `bssan evaluate` ({error!r}).") from error
+    ranks, about = read_ranks(ranks_path(path)) if ranks_path(path).is_file() else (None, {})
+    if ranks is not None:
+        _check_ranks(path, metrics, ranks, about)
+    run = metrics.get("run")
+    if run is None and not metrics.get("ensemble") and path.name == "metrics.json":
+        run = _read_run(path.parent) if (path.parent / "config.yaml").is_file() else None
+    run = run or {}
+    stem = path.resolve().parent.name if path.name == "metrics.json" else path.stem
+    return Record(
+        name=run.get("name") or stem,
+        metrics=metrics,
+        ranks=ranks,
+        gallery=about.get("gallery"),
+        seed=run.get("seed"),
+        settings=run.get("config"),
+        commit=run.get("commit"),
+        method=method,
+        path=path,
+    )
+
+
+def _check_ranks(path: Path, metrics: dict, ranks: list[Ranks], about: dict) -> None:
+    """Raises DataError unless the metrics can be computed from the ranks."""
+    computed = metrics_of_folds(ranks)
+    keys = [(direction, f"R@{k}") for direction in DIRECTIONS for k in RECALLS]
+    same = all(metrics[key] == about.get(key) for key in ("dataset", "split", "protocol", "n_images", "n_captions"))
+    if not same or any(abs(computed[direction][key] - metrics[direction][key]) > 1e-3 for direction, key in keys):
+        raise DataError(
+            f"{ranks_path(path)}: not the ranks of {path.name} (rsum {computed['rsum']:.4f} by the ranks, "
+            f"{metrics['rsum']:.4f} in the file). Evaluate the checkpoint again with `bssan evaluate --out`, or delete "
+            "the ranks."
+        )
+
+
+def without_seed(name: str, seed: int | None) -> str:
+    """A run's name without the seed at its end: "scan-seed2", "scan_s2" and "scan-2" become "scan"."""
+    found = re.fullmatch(r"(.+?)[-_. ]+(?:seed|s)?[-_. ]*(\d+)", name)
+    return found[1] if found and seed in (None, int(found[2])) else name

@@ -1,0 +1,1 @@
+"""The joint model, its encoders, the published peers, and checkpoints. Notebook 04."""

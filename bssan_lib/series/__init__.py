@@ -1,0 +1,1 @@
+"""The notebook series as one run: execution by papermill, its report, its cost, the gallery of figures."""

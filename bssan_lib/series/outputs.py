@@ -1,0 +1,119 @@
+"""Outputs of executed notebooks: settled for a run folder, and cleaned for committing."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from bssan_lib.errors import RunError
+from bssan_lib.files import write_text
+from bssan_lib.runs import Run, repository_root
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+VIEW_TYPE = "application/vnd.bssan.attention+json"  # the data of an attention view, see bssan_lib/explorer/view.py
+LARGEST_NOTEBOOK = 1_000_000  # bytes; web forges stop rendering larger ones
+
+
+def settle_streams(notebook) -> None:
+    """Leaves of printed text what a terminal would show: one state of a progress bar, not hundreds."""
+    for cell in notebook.cells:
+        outputs: list[Any] = []
+        for output in cell.get("outputs", []):
+            if (
+                outputs
+                and output.output_type == outputs[-1].output_type == "stream"
+                and output.name == outputs[-1].name
+            ):
+                outputs[-1].text += output.text
+            else:
+                outputs.append(output)
+        for output in outputs:
+            if output.output_type == "stream":
+                output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
+        if outputs:
+            cell.outputs = outputs
+
+
+def settle_widgets(notebook) -> None:
+    """Leaves of a widget the still picture beside it: its kernel is gone, and its state is large."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data.pop(WIDGET, None)
+
+
+def publish_notebooks(run: Run, folder: Path) -> list[Path]:
+    """Puts a run's executed notebooks over those of the same name in `folder`, outputs included.
+
+    Papermill's traces, machine paths and the injected parameters are taken out. Raises RunError if one
+    exceeds 1 MB.
+    """
+    import nbformat
+
+    written = []
+    for target in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):
+        if not (run.notebooks / target.name).exists():
+            raise RunError(f"{run.notebooks / target.name}: not executed yet; nothing was published from it")
+        notebook = nbformat.read(run.notebooks / target.name, as_version=4)
+        clean_notebook(notebook)
+        text = nbformat.writes(notebook)
+        if len(text.encode()) > LARGEST_NOTEBOOK:
+            raise RunError(
+                f"{target.name}: {len(text.encode())} bytes with its outputs, at most "
+                f"{LARGEST_NOTEBOOK}; draw fewer or smaller pictures"
+            )
+        write_text(target, text if text.endswith("\n") else text + "\n")
+        written.append(target)
+    return written
+
+
+def clean_notebook(notebook) -> None:
+    """Takes papermill's traces and machine paths out of an executed notebook, and numbers its cells anew."""
+    notebook.cells = [cell for cell in notebook.cells if not is_injected(cell)]
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)  # the state of widgets is large, and pictures do not need it
+    number = 0
+    for cell in notebook.cells:
+        for trace in ("papermill", "execution"):
+            cell.metadata.pop(trace, None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]
+        if cell.cell_type != "code":
+            continue
+        if cell.execution_count is not None:
+            number += 1
+            cell.execution_count = number
+        cell.outputs = [_without_paths(output) for output in map(_without_widget, cell.outputs) if output is not None]
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = cell.execution_count
+
+
+def is_injected(cell) -> bool:
+    """Whether papermill wrote this cell, with the parameters it was given."""
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
+def _without_widget(output):
+    """An output without what needs a kernel; None where nothing is left: a bar would stand at "0%" for ever."""
+    data = output.get("data", {})
+    data.pop(VIEW_TYPE, None)  # the still picture beside it says enough
+    return None if data.pop(WIDGET, None) and not set(data) - {"text/plain"} else output
+
+
+def _without_paths(value):
+    """The same output without this machine's folders; pictures are left as they are."""
+    if isinstance(value, str):
+        shown_as = {str(repository_root()): ".", sys.prefix: ".venv", str(Path.home()): "~"}
+        for path, shown in sorted(shown_as.items(), key=lambda item: -len(item[0])):  # the longest first
+            if len(path) > 1:
+                value = re.sub(re.escape(path) + r"(?=[/\s'\"]|$)", shown, value)
+        return value.replace("./runs/", "runs/")
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if isinstance(value, dict):
+        for key in value:
+            if key not in ("image/png", "image/jpeg"):
+                value[key] = _without_paths(value[key])
+    return value

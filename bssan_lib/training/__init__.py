@@ -1,0 +1,1 @@
+"""Losses, optimisation, the trainer, and training over several processes. Notebook 04."""
