@@ -198,6 +198,6 @@ def test_the_gallery_shows_each_figure_with_its_command_and_its_credit(tmp_path,
 
 def test_without_scikit_image_the_gallery_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(RunError, match=r"scikit-image.*bssan\[test\]"):
+    with pytest.raises(RunError, match=r"scikit-image.*pip install scikit-image"):
         gallery.publish_photographs(tmp_path / "shown", draw)
     assert not (tmp_path / "shown").exists()

@@ -62,7 +62,7 @@ def test_photographs_beside_karpathys_file(tmp_path, capsys):
     before = sorted(folder.rglob("*"))
     code, said, error = check(capsys, folder)
     assert code == 0 and error == "" and said["missing"] == "nothing"
-    assert said["holds"] == "karpathy" and said["settings"] == "configs/flickr30k.yaml"
+    assert said["holds"] == "karpathy" and said["settings"] == "flickr30k"
     assert said["split train"] == "3 images, 10 captions, 2 to 5 an image"
     assert said["split dev"] == "1 images, 1 captions, 1 an image" and said["split test"].startswith(
         "1 images, 2 captions, 2"
@@ -76,13 +76,13 @@ def test_photographs_beside_karpathys_file(tmp_path, capsys):
     # 5 pictures of 1 region and 2 windows, 1280 numbers of 2 bytes
     assert "1 regions and 2 objects of 1280 numbers" in said["disk"] and said["disk"].startswith("38 kB")
     assert "2 epochs x 3 steps x" in said["training, about"] and "5 pictures x" in said["features, about"]
-    assert said["next"] == f"bssan reproduce --config configs/flickr30k.yaml --data {folder}"
+    assert said["next"] == f"bssan reproduce --config flickr30k --data {folder}"
     assert sorted(folder.rglob("*")) == before and sorted(tmp_path.iterdir()) == [folder]  # nothing was written
 
 
 def test_coco_is_recognised_with_its_restval_and_ids(tmp_path, capsys):
     code, said, _ = check(capsys, make(tmp_path / "coco", coco(), "", "dataset_coco.json"))
-    assert code == 0 and said["settings"] == "configs/coco.yaml"
+    assert code == 0 and said["settings"] == "coco"
     assert said["restval"] == "1 images, part of train" and "--eccv" in said["COCO's ids"]
 
 
@@ -143,9 +143,7 @@ def test_features_in_the_fields_format(tmp_path, capsys):
     folder = precomp(tmp_path / "f30k_precomp")
     before = sorted(folder.iterdir())
     code, said, error = check(capsys, folder)
-    assert (
-        (code, error) == (0, "") and said["settings"] == "configs/flickr30k-precomp.yaml" and said["holds"] == "precomp"
-    )
+    assert (code, error) == (0, "") and said["settings"] == "flickr30k-precomp" and said["holds"] == "precomp"
     assert said["split train"] == "7 images, 35 captions, 5 an image" and said["split dev"].startswith(
         "5 images, 25 captions"
     )
@@ -162,11 +160,7 @@ def test_features_in_the_fields_format(tmp_path, capsys):
 def test_coco_precomp_is_known_by_testall(tmp_path, capsys):
     folder = precomp(tmp_path / "data", (("train", 7, 1), ("dev", 5, 5), ("test", 5, 5), ("testall", 6, 1)))
     code, said, error = check(capsys, folder, "evaluation.protocol=1k-5fold")
-    assert (
-        code == 2
-        and said["settings"] == "configs/coco-precomp.yaml"
-        and "needs 5000 images, but this split has 6" in error
-    )
+    assert code == 2 and said["settings"] == "coco-precomp" and "needs 5000 images, but this split has 6" in error
 
 
 @pytest.mark.parametrize(
@@ -195,7 +189,7 @@ def test_features_prepared_here(tmp_path, capsys):
     for raw in karpathy_source(make(tmp_path / "raw", flickr())).values():
         write_split(tmp_path / "prepared", raw, SmallBackbone(), progress=False, meta={"source": "flickr30k"})
     code, said, _ = check(capsys, tmp_path / "prepared")
-    assert code == 0 and said["holds"] == "prepared" and said["settings"] == "configs/flickr30k.yaml"
+    assert code == 0 and said["holds"] == "prepared" and said["settings"] == "flickr30k"
     assert said["train_ims.npy"] == "[3, 9, 3] float16, of flickr30k by colours"
     (tmp_path / "prepared" / "dev_ims.npy").write_bytes(b"")
     code, _, error = check(capsys, tmp_path / "prepared")
