@@ -1,0 +1,102 @@
+"""The attention explorer as a web page of this machine: one notebook, served by Voila."""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+
+from tornado.web import HTTPError
+from voila.app import Voila
+from voila.tornado.handler import TornadoVoilaHandler
+
+from bssan_lib.errors import RunError
+
+HOST = "127.0.0.1"
+PAGES = 8  # open at once; each has a kernel of its own, of some 600 MB
+# Nothing is loaded from elsewhere, and no other page may show this one. Voila's own scripts stand in the page and use
+# eval; a widget's script comes as a blob.
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; connect-src 'self' ws://127.0.0.1:* data: blob:; "
+    "frame-ancestors 'self'; form-action 'self'"
+)
+TITLE = """# Attention explorer
+
+Choose a picture and a caption, type a caption, or open a photograph of your own. Point at a word to see its regions, or
+at a region to see its words. A photograph of yours stays in the memory of this program."""
+
+
+def serve(checkpoint: str | None, data: str | None, port: int, browser: bool, pages: int = PAGES) -> None:
+    """Serves the explorer until it is interrupted.
+
+    `port` 0 takes any free port. The address carries a token, and no other machine is answered. One kernel is kept
+    ready for the next page; a kernel whose page was closed ends with it, or after ten minutes.
+    """
+    from bssan_lib.series.reproduce import kernel_paths
+
+    os.environ.update(kernel_paths())
+    port, token = _free(port), secrets.token_urlsafe(24)
+    print(f"The explorer: http://{HOST}:{port}/?token={token}\nCtrl-C ends it.", flush=True)
+    # Tornado takes the milliseconds in which jupyter_server counts for seconds, and warns for nothing.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="bssan-explore-") as folder:
+        notebook = Path(folder) / "explorer.ipynb"
+        notebook.write_text(json.dumps(_page(checkpoint, data)), encoding="utf-8")
+        arguments = [
+            str(notebook),
+            f"--port={port}",
+            "--Voila.port_retries=0",
+            f"--Voila.ip={HOST}",
+            f"--Voila.token={token}",
+            "--Voila.log_level=ERROR",
+            f"--Voila.open_browser={browser}",
+            "--VoilaConfiguration.file_allowlist=",
+            "--VoilaConfiguration.preheat_kernel=True",
+            "--KernelManager.transport=ipc" if os.name == "posix" else "--KernelManager.transport=tcp",
+            "--MappingKernelManager.cull_idle_timeout=600",
+            "--MappingKernelManager.cull_interval=60",
+        ]
+        settings = {"headers": {"Content-Security-Policy": POLICY}, "explorer_pages": pages}
+        Server.launch_instance(argv=arguments, tornado_settings=settings)
+
+
+class _Pages(TornadoVoilaHandler):
+    """Answers with the page, or with a sentence where as many are open as this machine should bear."""
+
+    async def get(self, path: str | None = None) -> None:
+        pages = self.settings["explorer_pages"]
+        waiting = sum(len(pool) for pool in self.kernel_manager._pools.values())  # ready, and without a page
+        if len(self.kernel_manager.list_kernel_ids()) - waiting >= pages:
+            raise HTTPError(503, reason=f"{pages} pages are open; close one and load this page again")
+        await super().get(path)
+
+
+class Server(Voila):
+    def init_handlers(self) -> list:
+        return [(one[0], _Pages, *one[2:]) if one[1] is TornadoVoilaHandler else one for one in super().init_handlers()]
+
+
+def _page(checkpoint: str | None, data: str | None) -> dict:
+    """The notebook behind the page: a title and the explorer."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    source = f"from bssan_lib.explorer import open_explorer\n\nopen_explorer({checkpoint!r}, {data!r})"
+    return new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        cells=[new_markdown_cell(TITLE), new_code_cell(source)],
+    )
+
+
+def _free(port: int) -> int:
+    """The port, or any free one for 0. Raises RunError for one that cannot be used."""
+    with socket.socket() as test:
+        if os.name == "posix":  # elsewhere the option lets two programs share a port
+            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            test.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise RunError(f"port {port} of {HOST} cannot be used ({error}); name another with --port") from None
+        return test.getsockname()[1]
