@@ -18,7 +18,7 @@ reproduce: $(VENV)/.installed
 	$(VENV)/bin/bssan reproduce --config $(CONFIG)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -29,18 +29,21 @@ Choose a picture and a caption, type a caption, or open a photograph of your own
 at a region to see its words. A photograph of yours stays in the memory of this program."""
 
 
-def serve(checkpoint: str | None, data: str | None, port: int, browser: bool, pages: int = PAGES) -> None:
+def serve(
+    checkpoint: str | None, data: str | None, port: int, browser: bool, pages: int = PAGES, ping: float = 30
+) -> None:
     """Serves the explorer until it is interrupted.
 
     `port` 0 takes any free port. The address carries a token, and no other machine is answered. One kernel is kept
-    ready for the next page; a kernel whose page was closed ends with it, or after ten minutes.
+    ready for the next page; a kernel ends with its page, or five minutes later. `pages`: how many may be
+    open at once. `ping`: seconds between two signs of life; a page that misses three of them counts as closed.
     """
     from bssan_lib.series.reproduce import kernel_paths
 
     os.environ.update(kernel_paths())
     port, token = _free(port), secrets.token_urlsafe(24)
     print(f"The explorer: http://{HOST}:{port}/?token={token}\nCtrl-C ends it.", flush=True)
-    # Tornado takes the milliseconds in which jupyter_server counts for seconds, and warns for nothing.
+    # Tornado takes jupyter_server's milliseconds for seconds, and warns without need.
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="bssan-explore-") as folder:
         notebook = Path(folder) / "explorer.ipynb"
@@ -56,10 +59,15 @@ def serve(checkpoint: str | None, data: str | None, port: int, browser: bool, pa
             "--VoilaConfiguration.file_allowlist=",
             "--VoilaConfiguration.preheat_kernel=True",
             "--KernelManager.transport=ipc" if os.name == "posix" else "--KernelManager.transport=tcp",
-            "--MappingKernelManager.cull_idle_timeout=600",
-            "--MappingKernelManager.cull_interval=60",
+            "--MappingKernelManager.cull_idle_timeout=300",
+            "--MappingKernelManager.cull_interval=30",
         ]
-        settings = {"headers": {"Content-Security-Policy": POLICY}, "explorer_pages": pages}
+        settings = {
+            "headers": {"Content-Security-Policy": POLICY},
+            "explorer_pages": pages,
+            "ws_ping_interval": int(1000 * ping),
+            "ws_ping_timeout": int(3000 * ping),
+        }
         Server.launch_instance(argv=arguments, tornado_settings=settings)
 
 
@@ -71,6 +79,7 @@ class _Pages(TornadoVoilaHandler):
         waiting = sum(len(pool) for pool in self.kernel_manager._pools.values())  # ready, and without a page
         if len(self.kernel_manager.list_kernel_ids()) - waiting >= pages:
             raise HTTPError(503, reason=f"{pages} pages are open; close one and load this page again")
+        self.xsrf_token  # noqa: B018  sets the cookie without which the page may not end its kernel when it is closed
         await super().get(path)
 
 

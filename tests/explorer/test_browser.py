@@ -217,6 +217,31 @@ def test_only_this_machine_and_who_has_the_token_gets_in(server):
     assert "bssan-view" not in page and "kernel_id" not in page.lower()
 
 
+def test_a_silent_page_stays_connected_and_one_too_many_is_told_so(browser, tmp_path):
+    port = free_port()
+    command = f"from bssan_lib.commands.explorer_page import serve; serve(None, None, {port}, False, pages=1, ping=1)"
+    with open(tmp_path / "log", "w") as log:
+        process = start([sys.executable, "-c", command], log, port)
+    try:
+        url = next(word for word in (tmp_path / "log").read_text().split() if word.startswith("http://"))
+        first, second = browser.new_page(), browser.new_page()
+        first.goto(url)
+        first.wait_for_selector(".bssan-view .word", timeout=60_000)
+        time.sleep(5)  # more than three signs of life
+        first.get_by_label("Picture", exact=True).select_option(index=1)
+        first.locator('.bssan-view .stage img:not([alt*="astronaut"])').wait_for(timeout=20_000)
+        assert second.goto(url).status == 503 and "1 pages are open; close one" in second.content()
+        first.goto("about:blank")
+        for _ in range(100):  # until its kernel has ended
+            if second.goto(url).status == 200:
+                break
+            time.sleep(0.2)
+        second.wait_for_selector(".bssan-view .word", timeout=60_000)
+        second.close()
+    finally:
+        stop(process)
+
+
 class NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_):
         return None
