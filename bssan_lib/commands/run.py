@@ -13,6 +13,7 @@ from bssan_lib.commands.options import (
     parse_parameters,
     print_table,
     run_folder,
+    warn_if_busy,
 )
 from bssan_lib.errors import ConfigError, RunError
 
@@ -111,6 +112,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     config = load_config(find_config(options.config), parameters)
     out = run_folder(options.out, config.name)
     data = Path(options.data).expanduser().absolute() if options.data else None
+    warn_if_busy()
     run = reproduce(options.config, data, out, options.start, parameters, options.notebooks)
     if options.publish:
         from bssan_lib.series.figure_gallery import publish_figures
@@ -180,6 +182,7 @@ def _train(options: argparse.Namespace) -> int | None:
     count = wanted_processes(options.processes)
     if count > 1:
         return start_processes(options.arguments, count)
+    warn_if_busy()
     with working_together() as state:
         first_process_first(lambda: prepare_run(open_run(folder, options.config, options.data, parameters)))
         config = load_config(folder / "config.yaml")  # the first process wrote it
