@@ -35,7 +35,7 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
 
     parts = [_notebook_part(path.stem, nbformat.read(path, as_version=4)) for path in notebooks]
     views = any("view" in output for part in parts for cell in part["cells"] for output in cell.get("outputs", ()))
-    style, script = _view_code() if views else ("", "")
+    style, script = view_code() if views else ("", "")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     metrics = read_metrics(run)
     templates = jinja2.Environment(loader=jinja2.PackageLoader(__package__, ""), autoescape=True)
@@ -136,9 +136,7 @@ def _output(output) -> dict | None:
     data = output.data
     shown = {"alt": data.get("text/plain", ""), "picture": _picture_uri(data)}
     if VIEW_TYPE in data:
-        # Within a script element only "<" could end it.
-        text = json.dumps(data[VIEW_TYPE], separators=(",", ":")).replace("<", "\\u003c")
-        return {**shown, "view": text}
+        return {**shown, "view": view_json(data[VIEW_TYPE])}
     if WIDGET in data:
         return None  # progress bars, which say nothing once they are done
     if shown["picture"]:
@@ -166,25 +164,33 @@ def _table_html(text: str) -> str:
     return bleach.clean(text, TABLE_TAGS, {"*": TABLE_ATTRIBUTES})
 
 
-def _view_code() -> tuple[str, str]:
+def view_json(data: dict) -> str:
+    """The data of an attention view as text for a script element, which only "<" could end."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def view_code() -> tuple[str, str]:
     """Style and script of the attention views, with what starts them on a page."""
     folder = Path(__file__).parent.parent / "explorer"
     style, script = ((folder / f"attention_view.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return style, script + START_VIEWS
 
 
+def mathml(tex: str, display: str) -> str:
+    """TeX as MathML; display: inline or block. TeX that the converter does not know is shown as it was written."""
+    from latex2mathml.converter import convert
+
+    tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)
+    tex = re.sub(r"\\(begin|end)\{equation\*?\}", "", tex).replace(r"\operatorname*", r"\operatorname")
+    try:
+        return convert(tex.strip(), display=display)
+    except Exception:
+        return f"<code>{escape_html(tex)}</code>"
+
+
 def markdown_renderer(escape: bool = False):
     """A function (Markdown text, attachments) -> HTML, with TeX as MathML. escape: HTML in the text is shown as text."""
-    from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    def mathml(tex: str, display: str) -> str:
-        tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)
-        tex = re.sub(r"\\(begin|end)\{equation\*?\}", "", tex).replace(r"\operatorname*", r"\operatorname")
-        try:
-            return convert(tex.strip(), display=display)
-        except Exception:  # TeX that the converter does not know is shown as it was written
-            return f"<code>{escape_html(tex)}</code>"
 
     class Renderer(IPythonRenderer):
         def inline_math(self, body):
