@@ -38,6 +38,8 @@ myst_heading_anchors = 3
 TITLES = {"benchmarks/results/engine": "Benchmark on a CPU", "docs/runs/gpu/gpu": "Benchmark on a GPU"}
 
 autodoc_member_order = "bysource"
+add_module_names = False
+python_maximum_signature_line_length = 88
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -115,10 +117,18 @@ def add_views(notebook: str) -> str:
     return json.dumps(cells)
 
 
-def copy_first_page(app, error) -> None:
-    """A web server shows index.html first: the page of the README, whose links are relative to the same folder."""
-    if not error:
-        (app.outdir / "index.html").write_bytes((app.outdir / "README.html").read_bytes())
+def finish(app, error) -> None:
+    """Adds index.html, which web servers show first: the README's page. Adds the font of formulas, cut to their signs."""
+    if error or app.builder.name != "html":
+        return
+    import ziamath
+    from fontTools import subset
+
+    (app.outdir / "index.html").write_bytes((app.outdir / "README.html").read_bytes())
+    source = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+    signs = "U+20-7E,U+A0-FF,U+370-3FF,U+2000-22FF,U+27E8-27E9,U+1D400-1D7FF"
+    target = app.outdir / "_static" / "STIXTwoMath.woff"
+    subset.main([str(source), f"--unicodes={signs}", "--flavor=woff", f"--output-file={target}"])
 
 
 def setup(app) -> None:
@@ -137,4 +147,4 @@ def setup(app) -> None:
     app.add_html_math_renderer("mathml", math("inline"), math("block"))
     app.connect("autodoc-process-docstring", docstring_as_rst)
     app.connect("source-read", prepare_page)
-    app.connect("build-finished", copy_first_page)
+    app.connect("build-finished", finish)
