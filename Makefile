@@ -3,6 +3,7 @@
 # make check       lint, format, types, contract of imports
 # make explore     look at attention in a browser: any picture, any caption
 # make notebooks   the series again, its outputs put into notebooks/ for committing
+# make site        the notebooks as they are stored, the documents and the API as a website: build/site/index.html
 # make bench       how fast and how large scoring and training are, beside the loop of the family's public codes
 # make bench-gpu  what a GPU brings, with the Python that runs torch there: make bench-gpu PYTHON=python DATA=Flickr8k
 # make mutants    changes the core in some 3,000 small ways and lists those that no test notices (an hour): docs/mutants.md
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/scenes.yaml
 
-.PHONY: reproduce test check explore notebooks bench bench-gpu mutants clean-runs
+.PHONY: reproduce test check explore notebooks site bench bench-gpu mutants clean-runs
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -31,6 +32,10 @@ explore: $(VENV)/.installed
 
 notebooks: $(VENV)/.installed
 	$(VENV)/bin/bssan reproduce --config configs/scenes.yaml --out runs/scenes --publish
+
+site: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(VENV)/bin/python -m sphinx -W -q -c docs/site . build/site
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.engine --out benchmarks/results
