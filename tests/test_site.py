@@ -76,6 +76,8 @@ def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path):
     pages = {path.relative_to(tmp_path / "site").as_posix() for path in tmp_path.rglob("*.html")}
     assert {"index.html", "docs/glossary.html", "notebooks/02_w2r_attention.html"} <= pages
     assert {"figures/README.html", "docs/api/bssan_lib.attention.html", "search.html"} <= pages
+    first = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert 'href="docs/api/bssan_lib.html#module-bssan_lib.config"' in first  # a link to a module leads to the API
     lesson = (tmp_path / "site" / "notebooks" / "02_w2r_attention.html").read_text(encoding="utf-8")
     assert lesson.count("<math") > 20
-    assert 'class="attention"' in (tmp_path / "site" / "notebooks" / "06_attention_explorer.html").read_text()
+    assert 'class="attention"' in (tmp_path / "site" / "notebooks" / "06_attention_explorer.html").read_text("utf-8")

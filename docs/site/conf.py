@@ -6,10 +6,11 @@ MathML, and attention views bring their script with them.
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bssan_lib import __version__  # noqa: E402
@@ -48,11 +49,13 @@ python_use_unqualified_type_names = True
 def write_api_pages() -> None:
     """A page for each folder of the library, in docs/api/: its docstring, then each of its modules."""
     target = ROOT / "docs" / "api"
-    target.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
     for path in sorted((ROOT / "bssan_lib").rglob("__init__.py")):
         package = ".".join(path.parent.relative_to(ROOT).parts)
         lines = [package, "=" * len(package), "", f".. automodule:: {package}", ""]
-        lines += [".. toctree::", "   :glob:", "   :hidden:", "", "   bssan_lib.*", ""] if package == "bssan_lib" else []
+        if package == "bssan_lib":
+            lines += [".. toctree::", "   :glob:", "   :hidden:", "", "   bssan_lib.*", ""]
         for module in sorted(file.stem for file in path.parent.glob("[a-z]*.py")):
             lines += [module, "-" * len(module), "", f".. automodule:: {package}.{module}", "   :members:", ""]
         (target / f"{package}.rst").write_text("\n".join(lines), encoding="utf-8")
@@ -98,8 +101,10 @@ def add_views(notebook: str) -> str:
 
     cells = json.loads(notebook)
     outputs = [output.get("data", {}) for cell in cells["cells"] for output in cell.get("outputs", [])]
-    shown = [(data, re.match(r"The picture (\w+), with the caption “(.*)”$", "".join(data.get("text/plain", ""))))
-             for data in outputs]
+    shown = [
+        (data, re.match(r"The picture (\w+), with the caption “(.*)”$", "".join(data.get("text/plain", ""))))
+        for data in outputs
+    ]
     if not any(found for _, found in shown):
         return notebook
     photographs = free_photographs(Camera(load_pretrained()))
@@ -110,7 +115,7 @@ def add_views(notebook: str) -> str:
             photograph = photographs.photograph(photographs.labels.index(found[1]))
             view = view_json(view_data(photograph, found[2], found[1]))
             data["text/html"] = (
-                f'<div class="attention"><img alt="{found[0]}" src="data:image/png;base64,{data["image/png"].strip()}">'
+                f'<div class="attention"><img alt="{found[0]}" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">'
                 f'<script type="application/json">{view}</script></div>{code}'
             )
             code = ""
