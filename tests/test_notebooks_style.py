@@ -9,7 +9,12 @@ import pytest
 from bssan_lib.runs import repository_root
 
 ROOT = repository_root()
-LESSONS = ["02_w2r_attention"]  # those that meet all limits; of extra/ as "extra/NAME"
+LESSONS = [
+    "02_w2r_attention",
+    "05_evaluation",
+    "extra/05a_where_attention_points",
+    "extra/05b_what_fails",
+]  # those that meet all limits; of extra/ as "extra/NAME"
 
 
 def cells_of(name):
