@@ -1,4 +1,4 @@
-"""evaluate() from a real small model to the file, its tables, and the functions of notebook 05.
+"""evaluate() from a real small model to the file, its tables, and the functions of notebooks 05 and extra/05b.
 
 Letters: N images, C captions, K regions, M objects, D feature size.
 """
