@@ -99,7 +99,7 @@ def group_shares(panels: Mapping[str, Mapping[str, pd.DataFrame]], *, ylabel: st
     if not panels:
         raise DataError("shares by group: expected at least one quantity, got none")
     with paper_style():
-        figure = new_figure(width, 1.9, layout="constrained")
+        figure = new_figure(width, 2.1, layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False).ravel()
         for one, (quantity, series) in zip(axes, panels.items()):
             for number, (name, table) in enumerate(series.items()):
@@ -113,6 +113,6 @@ def group_shares(panels: Mapping[str, Mapping[str, pd.DataFrame]], *, ylabel: st
             one.set(ylim=(0, 105), xlim=(-0.4, len(table) - 0.4))
         axes[0].set_ylabel(plain(ylabel), parse_math=False)
         if len(axes[0].containers) > 1:
-            plain_legend(axes[0].legend())
+            plain_legend(figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3))
         finish(axes)
     return figure, axes, None
