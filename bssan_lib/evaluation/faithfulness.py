@@ -1,4 +1,4 @@
-"""Deletion test: how the score falls when the regions with the highest attention are removed. Notebook 05.
+"""Deletion test: how the score falls when the regions with the highest attention are removed. Notebook extra/05a.
 
 For a picture and its own caption, regions are sorted and a growing share of them, from the first on, is removed. The
 model then scores the rest. Orders:

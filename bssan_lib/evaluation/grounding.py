@@ -1,4 +1,4 @@
-"""How well attention agrees with the true boxes of phrases, drawn by people or known from the scenes. Notebook 05.
+"""How well attention agrees with the true boxes of phrases, drawn by people or known from the scenes. Notebooks 05, extra/05a.
 
 For a phrase (some words of a caption) and its true boxes:
 

@@ -1,4 +1,4 @@
-"""Comparisons for grounding: a prior of boxes, the words of other phrases, an untrained model. Notebook 05.
+"""Comparisons for grounding: a prior of boxes, the words of other phrases, an untrained model. Notebook extra/05a.
 
     prior       the mean of the true boxes of the training split, for each type of phrase, as a map of regions with sum
                 one: where people, clothing, ... usually are. It depends on the phrase's type, not on the picture

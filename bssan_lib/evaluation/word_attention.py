@@ -1,4 +1,4 @@
-"""Attention by kind of word: over how many regions it spreads, and how much objects attend to the word. Notebook 05.
+"""Attention by kind of word: over how many regions it spreads, and how much objects attend to the word. Notebook extra/05a.
 
 For a word t of a caption, with the caption's own picture:
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from bssan_lib.errors import RunError
 from bssan_lib.runs import Run
 
-# name in figures/ -> (name in the run's figures, what it shows); the notebook is the name's first two digits
+# name in figures/ -> (name in the run's figures, what it shows); the notebook is the name's part before the first _
 GALLERY = {
     "word_panels": (
         "04_attention_after",
@@ -28,24 +28,24 @@ GALLERY = {
         "Does attention lie in the true boxes: pointing game and mass, beside the centre and even attention.",
     ),
     "pointing": (
-        "05_pointing_by_type",
+        "05a_pointing_by_type",
         "Which map points how well, by type of phrase: both directions, a prior of boxes, other words, no training.",
     ),
-    "coverage": ("05_coverage", "Share of the true boxes found in the densest part of each map."),
+    "coverage": ("05a_coverage", "Share of the true boxes found in the densest part of each map."),
     "words": (
-        "05_words_that_name_nothing",
+        "05a_words_that_name_nothing",
         "Over how many regions kinds of words look, and how much objects read them.",
     ),
     "deletion": (
-        "05_deletion",
+        "05a_deletion",
         "The score of true pairs as the most attended regions are left out, and in other orders.",
     ),
-    "pairs": ("05_pairs", "Pairs of pictures that differ in one thing: what is told apart, beside chance."),
+    "pairs": ("05b_pairs", "Pairs of pictures that differ in one thing: what is told apart, beside chance."),
     "neighbours": (
-        "05_neighbours_of_captions",
+        "05b_neighbours_of_captions",
         "The five nearest pictures of a caption, with the attention that decided.",
     ),
-    "failures": ("05_worst_captions", "Captions whose own picture came late, and what came before it."),
+    "failures": ("05b_worst_captions", "Captions whose own picture came late, and what came before it."),
     "gallery_size": ("05_gallery_size", "R@1 as the gallery grows: the median of five draws, and their reach."),
     "ablations": (
         "07_ablations",
@@ -215,7 +215,9 @@ def write_page(folder: Path) -> Path:
     if any((folder / f"{name}.png").is_file() for name in GALLERY):
         lines += ["## Built-in scenes", "", "Drawn by the project; made by `make notebooks`.", ""]
     for name, (made, shows) in GALLERY.items():
-        lines += _section(folder, name, shows, [f"`make notebooks`: notebook {made[:2]}, figure `{made}`", ""])
+        lines += _section(
+            folder, name, shows, [f"`make notebooks`: notebook {made.partition('_')[0]}, figure `{made}`", ""]
+        )
     page = folder / "README.md"
     page.write_text("\n".join(lines), encoding="utf-8")
     return page

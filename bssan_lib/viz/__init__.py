@@ -10,6 +10,7 @@ from bssan_lib.viz.heatmaps import region_grid, word_panels
 from bssan_lib.viz.lessons import dots_by_word, line_panels, matrices, source, word_attention
 from bssan_lib.viz.links import links
 from bssan_lib.viz.matrices import alignment, matrix_panel
+from bssan_lib.viz.measures import attention_on_grid, group_shares, resampled_histogram, score_matrix
 from bssan_lib.viz.notes import attention_note, checkpoint_note
 from bssan_lib.viz.retrieval import retrieved_captions, retrieved_images
 from bssan_lib.viz.runs import run_dots
@@ -19,6 +20,7 @@ from bssan_lib.viz.style import column_width, figure_bytes, note_text, paper_sty
 __all__ = [
     "alignment",
     "attention_note",
+    "attention_on_grid",
     "checkpoint_note",
     "column_width",
     "comparison_dots",
@@ -28,6 +30,7 @@ __all__ = [
     "figure_bytes",
     "gallery_growth",
     "grounding_bars",
+    "group_shares",
     "growth_curve",
     "line_panels",
     "links",
@@ -43,10 +46,12 @@ __all__ = [
     "pointing_dots",
     "recall_bars",
     "region_grid",
+    "resampled_histogram",
     "retrieved_captions",
     "retrieved_images",
     "run_dots",
     "save_figure",
+    "score_matrix",
     "screen_png",
     "shortlist_curves",
     "source",
