@@ -9,7 +9,7 @@ import pytest
 from bssan_lib.runs import repository_root
 
 ROOT = repository_root()
-LESSONS = ["02_w2r_attention"]  # those that meet all limits
+LESSONS = ["02_w2r_attention", "04_joint_training"]  # those that meet all limits
 
 
 def cells_of(name):

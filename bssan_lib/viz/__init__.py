@@ -1,6 +1,7 @@
 """Figures for notebooks and papers: functions of results that return (figure, axes, mappable or None)."""
 
 from bssan_lib.viz.bars import grounding_bars, pair_bars, recall_bars
+from bssan_lib.viz.batches import batch_scores, process_rows
 from bssan_lib.viz.boxes import object_words, phrase_boxes
 from bssan_lib.viz.comparison import comparison_dots, growth_curve
 from bssan_lib.viz.curves import live_curve, training_curves
@@ -19,6 +20,7 @@ from bssan_lib.viz.style import column_width, figure_bytes, note_text, paper_sty
 __all__ = [
     "alignment",
     "attention_note",
+    "batch_scores",
     "checkpoint_note",
     "column_width",
     "comparison_dots",
@@ -41,6 +43,7 @@ __all__ = [
     "paper_style",
     "phrase_boxes",
     "pointing_dots",
+    "process_rows",
     "recall_bars",
     "region_grid",
     "retrieved_captions",
