@@ -9,7 +9,11 @@ import pytest
 from bssan_lib.runs import repository_root
 
 ROOT = repository_root()
-LESSONS = ["02_w2r_attention", "04_joint_training"]  # those that meet all limits; of extra/ as "extra/NAME"
+LESSONS = ["01_data_preparation", "02_w2r_attention", "04_joint_training"]
+LESSONS += [
+    "extra/01a_what_features_contain",
+    "extra/01b_what_captions_say",
+]  # those that meet all limits; of extra/ as "extra/NAME"
 
 
 def cells_of(name):

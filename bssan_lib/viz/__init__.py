@@ -5,6 +5,7 @@ from bssan_lib.viz.batches import batch_scores, process_rows
 from bssan_lib.viz.boxes import object_words, phrase_boxes
 from bssan_lib.viz.comparison import comparison_dots, growth_curve
 from bssan_lib.viz.curves import live_curve, training_curves
+from bssan_lib.viz.data import box_places, named_boxes, picture_sheet, scatter_panels, word_statistics
 from bssan_lib.viz.diagram import model_diagram
 from bssan_lib.viz.grounding import coverage_curves, deletion_lines, pointing_dots, word_dots
 from bssan_lib.viz.heatmaps import region_grid, word_panels
@@ -21,6 +22,7 @@ __all__ = [
     "alignment",
     "attention_note",
     "batch_scores",
+    "box_places",
     "checkpoint_note",
     "column_width",
     "comparison_dots",
@@ -37,11 +39,13 @@ __all__ = [
     "matrices",
     "matrix_panel",
     "model_diagram",
+    "named_boxes",
     "note_text",
     "object_words",
     "pair_bars",
     "paper_style",
     "phrase_boxes",
+    "picture_sheet",
     "pointing_dots",
     "process_rows",
     "recall_bars",
@@ -50,6 +54,7 @@ __all__ = [
     "retrieved_images",
     "run_dots",
     "save_figure",
+    "scatter_panels",
     "screen_png",
     "shortlist_curves",
     "source",
@@ -58,4 +63,5 @@ __all__ = [
     "word_attention",
     "word_dots",
     "word_panels",
+    "word_statistics",
 ]
