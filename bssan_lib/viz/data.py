@@ -118,8 +118,8 @@ def scatter_panels(points, panels: Mapping[str, Sequence[str]], colours: Mapping
     with paper_style():
         figure = new_figure("two", 2.5, layout="constrained")
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).ravel()
-        for one, (title, labels) in zip(axes, panels.items()):
-            labels = np.asarray(labels, dtype=object)
+        for one, (title, given) in zip(axes, panels.items()):
+            labels = np.asarray(given, dtype=object)
             if len(labels) != len(points):
                 raise DataError(f"scatter: {title}: expected {len(points)} labels, got {len(labels)}")
             names = [name for name in dict.fromkeys(sorted(labels)) if name]
