@@ -10,8 +10,12 @@ from bssan_lib.runs import repository_root
 
 ROOT = repository_root()
 LESSONS = [
+    "01_data_preparation",
     "02_w2r_attention",
+    "04_joint_training",
     "05_evaluation",
+    "extra/01a_what_features_contain",
+    "extra/01b_what_captions_say",
     "extra/05a_where_attention_points",
     "extra/05b_what_fails",
 ]  # those that meet all limits; of extra/ as "extra/NAME"

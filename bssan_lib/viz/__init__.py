@@ -1,9 +1,11 @@
 """Figures for notebooks and papers: functions of results that return (figure, axes, mappable or None)."""
 
 from bssan_lib.viz.bars import grounding_bars, pair_bars, recall_bars
+from bssan_lib.viz.batches import batch_scores, process_rows
 from bssan_lib.viz.boxes import object_words, phrase_boxes
 from bssan_lib.viz.comparison import comparison_dots, growth_curve
 from bssan_lib.viz.curves import live_curve, training_curves
+from bssan_lib.viz.data import box_places, named_boxes, picture_sheet, scatter_panels, word_statistics
 from bssan_lib.viz.diagram import model_diagram
 from bssan_lib.viz.grounding import coverage_curves, deletion_lines, pointing_dots, word_dots
 from bssan_lib.viz.heatmaps import region_grid, word_panels
@@ -21,6 +23,8 @@ __all__ = [
     "alignment",
     "attention_note",
     "attention_on_grid",
+    "batch_scores",
+    "box_places",
     "checkpoint_note",
     "column_width",
     "comparison_dots",
@@ -38,12 +42,15 @@ __all__ = [
     "matrices",
     "matrix_panel",
     "model_diagram",
+    "named_boxes",
     "note_text",
     "object_words",
     "pair_bars",
     "paper_style",
     "phrase_boxes",
+    "picture_sheet",
     "pointing_dots",
+    "process_rows",
     "recall_bars",
     "region_grid",
     "resampled_histogram",
@@ -52,6 +59,7 @@ __all__ = [
     "run_dots",
     "save_figure",
     "score_matrix",
+    "scatter_panels",
     "screen_png",
     "shortlist_curves",
     "source",
@@ -60,4 +68,5 @@ __all__ = [
     "word_attention",
     "word_dots",
     "word_panels",
+    "word_statistics",
 ]
