@@ -2,11 +2,11 @@
 
 
 class NotebookError(Exception):
-    """A notebook failed for a reason that the user's data and settings do not explain. The exit code is 1."""
+    """A notebook failed, and the cause is not in the user's data or settings. The exit code is 1."""
 
 
 class BssanError(Exception):
-    """Names what was expected, what came, where (file, line, row) and what to do."""
+    """The message names what was expected, what was found, where (file, line, row) and what to do."""
 
 
 class DataError(BssanError):
@@ -30,4 +30,4 @@ class TrainingError(BssanError):
 
 
 class ExerciseError(BssanError):
-    """A student's function that is not right yet, with what is wrong."""
+    """A student's function gives a wrong result; the message says what is wrong."""
