@@ -96,11 +96,13 @@ _SETTINGS = ConfigDict(extra="forbid", validate_assignment=True)
 class DataConfig:
     """Where images and captions come from, and how an image becomes regions."""
 
-    source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = "scenes"  # drawn, photographs, or features
+    source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = (
+        "scenes"  # drawn scenes, photographs, or features
+    )
     folder: Text | None = None  # of the data; for scenes: where the drawn images are written
     prepared: Text | None = None  # folder of the features; None: prepared/<source>-<8 hex digits of these settings>
     images: Annotated[Count, Field(ge=20)] = 3000  # scenes only: how many images are drawn
-    seed: Seed = 1  # scenes only: of the random drawings
+    seed: Seed = 1  # scenes only: seed of the drawings
     backbone: Text = "efficientnet_lite0"  # the network that computes the regions of an image
     image_size: Pixels = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
     grid: Cells | None = None  # cells along a side after pooling; None: no pooling
@@ -123,7 +125,7 @@ class ModelConfig:
     encoder: Literal["bilstm", "lstm", "bigru", "gru"] = "bilstm"  # of captions; bi: both directions, averaged
     lstm_layers: Annotated[Count, Field(le=16)] = 1  # layers of the encoder
     reading: Literal["states", "inputs"] = "states"  # W2R (a) attends with LSTM states; (b) feeds the LSTM
-    direction: Literal["joint", "w2r", "o2w"] = "joint"  # which direction makes the score
+    direction: Literal["joint", "w2r", "o2w"] = "joint"  # direction that makes the score; joint: both
     bilinear: Flag = True  # a learned matrix W between words and regions; false: W is the identity
     tune: Literal["none", "stage", "all"] = "none"  # part of the backbone that is trained; needs data.features
     place: Flag = True  # adds a linear term of the box to each region

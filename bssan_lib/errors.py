@@ -10,7 +10,7 @@ class BssanError(Exception):
 
 
 class DataError(BssanError):
-    """A data folder, file, row or picture that cannot be used."""
+    """A data folder, file, row or image that cannot be used."""
 
 
 class ConfigError(BssanError):
@@ -26,7 +26,7 @@ class RunError(BssanError):
 
 
 class TrainingError(BssanError):
-    """Training that cannot continue, such as a loss that is not a number."""
+    """Training that cannot continue, for example because the loss is NaN."""
 
 
 class ExerciseError(BssanError):

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from bssan_lib.errors import DataError
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # Windows has no EDQUOT
-_HEADER = 128  # bytes to which numpy pads the header of an array of few axes
+_HEADER = 128  # bytes of the header of an array with few axes, which numpy pads
 
 
 def open_array(path: Path, rank: int, kinds: str, what: str) -> np.memmap:
@@ -172,8 +172,8 @@ class GrowingArrays:
                 growing.append(blocks)
                 growing.save()
 
-    note: path of that file. describe: its content after a number of rows. Rows of an earlier call are kept if its note
-    has the same content. Raises DataError if the disk is full or cannot be written.
+    note: path of that file. describe: a function from a number of rows to the content of the note. Rows of an earlier
+    call are kept if its note has the same content. Raises DataError if the disk is full or cannot be written.
     """
 
     def __init__(self, note: Path, arrays: Sequence[GrowingArray], describe: Callable[[int], dict[str, Any]]):

@@ -28,7 +28,7 @@ FIRST_PROCESS_SECONDS = 3.0  # after an error: time for the first process to pri
 
 
 def process_state() -> PartialState:
-    """The rank of this process, the number of processes, and the device, a CPU if there is no GPU or it is disabled.
+    """The rank of this process, the number of processes, and the device: a GPU if there is one and it is not disabled.
 
     Several processes may share a GPU. They then communicate with gloo, because NCCL needs one GPU for each process.
     """

@@ -134,7 +134,7 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
 
 
 def check_parameters(names: dict, allowed: set[str]) -> None:
-    """Raises ConfigError for a notebook parameter that does not exist, with the most similar one; papermill only warns.
+    """Raises ConfigError for an unknown notebook parameter, with the most similar known one; papermill only warns.
 
     names: the notebook's globals(), which include the cell injected by papermill. allowed: the known parameters.
     """
@@ -174,7 +174,7 @@ def project_folder() -> Path:
 
 
 def find_config(name) -> Path:
-    """The path of a configuration. name: a path, or the name of one of the project: "scenes" is configs/scenes.yaml."""
+    """The path of a configuration. name: a path, or a name in the project: "scenes" is configs/scenes.yaml."""
     path, named = resolve_path(name), project_folder() / "configs" / f"{name}.yaml"
     return named if not path.is_file() and named.is_file() else path
 

@@ -38,7 +38,7 @@ class Scratch:
     def __call__(self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A contiguous tensor of this shape with undefined content, on the device of `like`.
 
-        dtype: None: that of `like`.
+        dtype: by default that of `like`.
         """
         dtype, size = dtype or like.dtype, math.prod(shape)
         buffer = self._buffers.get(name)

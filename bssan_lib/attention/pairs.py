@@ -30,10 +30,10 @@ DIRECTIONS = ("w2r", "o2w")
 class _Inputs:
     """The tensors that the forward and the backward pass need.
 
-    regions: [B, K, d]. objects: [B, M, d], None where they are the regions. words: [W, d]. rounded_x: the same in the
-    dtype of the large products. region_gram: [B, K, K], or [0, K, K] where it is not needed. word_square,
-    object_square: [W] and [B, M] squared norms. by_region, by_word: the stored affinities [B K, W] and [W, B M], or
-    None. word_grams: [captions, T, T] for each tile.
+    regions: [B, K, d]. objects: [B, M, d], None where they are the regions. words: [W, d]. rounded_regions and others:
+    the same in the dtype of the large products. region_gram: [B, K, K], or [0, K, K] where it is not needed.
+    word_square, object_square: [W] and [B, M] squared norms. by_region, by_word: the stored affinities [B K, W] and [W,
+    B M], or None. word_grams: [captions, T, T] for each tile.
     """
 
     regions: Tensor
@@ -91,9 +91,9 @@ class _ScorePairs(torch.autograd.Function):
     """Both directions of all pairs.
 
     regions: [B, K, d]. objects: [B, M, d], or None where they are the regions. words: [W, d], those of `captions`,
-    packed. temperatures: scalars. directions: those wanted; the scores of the other are zeros. products: dtype of the
-    large products. Gram matrices and norms are computed inside, so that their gradients are added in place to those of
-    the large products and need no other tensor of the size of regions or words.
+    packed. temperatures: scalars. directions: the ones to compute; scores of the other are zero. products: dtype
+    of the large products. Gram matrices and norms are computed here, so that their gradients can be added in place to
+    those of the large products. This needs no other tensor of the size of regions or words.
     """
 
     @staticmethod
@@ -175,7 +175,7 @@ def _scores(inputs: _Inputs) -> tuple[Tensor, Tensor]:
 def _attention_backward(inputs: _Inputs, grads: _Gradients, grad_w2r: Tensor, grad_o2w: Tensor) -> None:
     """Gradients of affinities, Gram matrices, scales and temperatures from those of the scores [B, C], tile by tile."""
     captions, M = inputs.captions, inputs.object_scale.shape[1]
-    # of the cosine of each word with each image, [B, W], and of each object with each caption, [C, B M]
+    # gradients of the cosines of words with images, [B, W], and of objects with captions, [C, B M]
     grad_word_cosines = (grad_w2r / captions.lengths).repeat_interleave(
         captions.padded_lengths, 1, output_size=len(inputs.words)
     )

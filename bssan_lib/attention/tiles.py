@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bssan_lib.attention.attended import Scratch
 
-# The most affinities in a tile (2 MiB on a CPU, for its caches; 128 MiB on other devices), and the most words.
+# Largest number of affinities in a tile (2 MiB on a CPU, to fit its caches; 128 MiB on other devices), and of words.
 TILE_NUMBERS: defaultdict[str, int] = defaultdict(lambda: 2**25, cpu=2**19)
 TILE_WORDS: defaultdict[str, int] = defaultdict(lambda: 8192, cpu=512)
 MIN_SLACK = 0.125  # for devices other than the CPU, see `make_tiles`

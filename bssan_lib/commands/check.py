@@ -183,7 +183,7 @@ def _time_rows(found, config, measured, timed) -> list[tuple[str, str]]:
         (
             "02 and 03, at most",
             2 * training.single_epochs * steps * measured.step,
-            f"notebooks 02 and 03, {training.single_epochs} epochs each; `bssan train` skips them",
+            f"one direction each, {training.single_epochs} epochs; `bssan train` skips these notebooks",
         )
     )
     total = sum(seconds for _, seconds, _ in timed)

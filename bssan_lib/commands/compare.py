@@ -53,7 +53,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def parse_named_run(argument: str) -> tuple[str | None, str]:
-    """Parses "NAME=RUN" into (name, run) and "RUN" into (None, run). An existing path may contain "="."""
+    """Parses "NAME=RUN" into (name, run) and "RUN" into (None, run). A path that exists may contain "="."""
     name, equals, path = argument.partition("=")
     if not equals or Path(argument).exists():
         return None, argument

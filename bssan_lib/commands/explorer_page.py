@@ -34,9 +34,9 @@ def serve(
 ) -> None:
     """Serves the explorer until it is interrupted.
 
-    port: 0: any free port. The address contains a token, and other machines cannot connect. One kernel is kept ready
-    for the next page; a kernel ends with its page, at the latest five minutes later. browser: open one. pages: how many
-    can be open at once. ping: seconds between two pings; a page that misses three of them counts as closed.
+    port: 0 means any free port. The address contains a token, and other machines cannot connect. One kernel is kept
+    ready for the next page; a kernel ends with its page, at the latest five minutes later. browser: open one. pages:
+    how many can be open at once. ping: seconds between two pings; a page that misses three of them counts as closed.
     """
     from bssan_lib.series.reproduce import kernel_paths
 

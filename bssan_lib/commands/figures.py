@@ -51,7 +51,7 @@ def add_commands(commands) -> None:
                 "-k",
                 type=int,
                 metavar="N",
-                help="number of regions, of words per object, or of linked regions and objects (default: 5, 3, 10)",
+                help="how many regions (default: 5), words per object (3) or linked regions and objects (10)",
             )
         kind.set_defaults(command=_figure, kind=name)
     recalls = kinds.add_parser("recalls", help="recalls with intervals, from metrics files")

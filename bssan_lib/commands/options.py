@@ -92,7 +92,7 @@ def open_photograph(checkpoint: str | None, image: str):
 
 
 def open_extractor(folder: str | None):
-    """A `FeatureExtractor` for a checkpoint; None: for the packaged model."""
+    """A `FeatureExtractor` for a checkpoint folder, by default for the packaged model."""
     import torch
 
     from bssan_lib.evaluation.photograph import FeatureExtractor, load_pretrained

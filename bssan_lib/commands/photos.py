@@ -30,7 +30,7 @@ def add_commands(commands) -> None:
     attend = commands.add_parser(
         "attend", help="show the attention of each word of a caption to the regions of a photograph"
     )
-    attend.add_argument("photo", metavar="PHOTO", help="a picture file")
+    attend.add_argument("photo", metavar="PHOTO", help="an image file")
     attend.add_argument("caption", metavar="CAPTION", help="any text")
     attend.add_argument(
         "--out",
@@ -200,9 +200,9 @@ def list_pictures(folder: str) -> list[Path]:
     try:
         files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     except OSError as error:
-        raise DataError(f"{folder}: no folder that can be read ({error.strerror})") from error
+        raise DataError(f"{folder}: expected a folder that can be read ({error.strerror})") from error
     if not files:
-        raise DataError(f"{folder}: no picture in it; expected files ending in {', '.join(sorted(PICTURES))}")
+        raise DataError(f"{folder}: no images found; expected files that end in {', '.join(sorted(PICTURES))}")
     return files
 
 

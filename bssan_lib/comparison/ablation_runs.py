@@ -123,8 +123,8 @@ def run_all(
 ) -> list[Record]:
     """Every variant with every seed, one record each, in that order.
 
-    seeds: None: those of the configuration. processes: trainings at the same time; None: one for each core. Raises
-    RunError if one of the processes was killed; finished results are kept.
+    seeds: by default those of the configuration. processes: number of trainings at the same time, by default one for
+    each core. Raises RunError if a process was killed; finished results are kept.
     """
     seeds = list(seeds or run.config.ablation.seeds)
     if len(set(seeds)) < len(seeds):
@@ -220,8 +220,7 @@ def _in_processes(run: Run, jobs: list[tuple[Variant, int]], processes: int) -> 
 
 
 def run_ensembles(run: Run, variants: Iterable[Variant], seeds: list[int] | None = None) -> list[Record]:
-    """Ensembles of trained variants, one for each seed, with averaged scores; those with missing members are "
-    "left out."""
+    """Ensembles of trained variants, one for each seed. An ensemble with a missing member is left out."""
     seeds, known = list(seeds or run.config.ablation.seeds), {one.key: one for one in variants}
     train, dev = open_splits(run)
     records, splits = [], None

@@ -58,8 +58,10 @@ def table_head(comparison: dict, kind: str) -> str:
 
 
 def methods_table(comparison: dict, kind: str = "single") -> pd.DataFrame:
-    """A row per method: seeds (or models in an ensemble), recalls and rsum as "28.3 \u00b1 0.4", the interval "
-    "of rsum."""
+    """A row per method: seeds (or models in an ensemble), recalls, rsum and its interval.
+
+    Means have their standard deviation: "28.3 \u00b1 0.4".
+    """
     rows = {}
     for method in comparison["methods"]:
         if method["kind"] == kind:
@@ -74,8 +76,7 @@ def methods_table(comparison: dict, kind: str = "single") -> pd.DataFrame:
 
 
 def differences_table(comparison: dict) -> pd.DataFrame:
-    """A row per method: its difference to the reference in rsum and both R@1, with intervals, and the verdict "
-    "on rsum."""
+    """A row per method: its differences to the reference in rsum and both R@1, and the verdict on rsum."""
     rows = {}
     for row in comparison["differences"]:
         numbers = {

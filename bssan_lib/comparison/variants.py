@@ -101,14 +101,16 @@ def _attention() -> list[Variant]:
         Variant("temperature-learned", "temperatures learned", "affinity", sharpen, {"model.learn_temperature": True}),
         Variant("temperature-fixed", "temperatures fixed", "affinity", sharpen, {"model.learn_temperature": False}),
         Variant("gate-learned", "gate learned", "gate", "One learned number for all pairs.", {"model.gate": "learned"}),
-        Variant("gate-half", "gate fixed at one half", "gate", "Is there anything to learn?", {"model.gate": "half"}),
+        Variant(
+            "gate-half", "gate fixed at one half", "gate", "Does the gate have to be learned?", {"model.gate": "half"}
+        ),
         Variant("gate-pair", "gate of each pair", "gate", "Does each pair need its own gate?", {"model.gate": "pair"}),
     ]
 
 
 def _regions(side: int, data_side: int | None) -> list[Variant]:
     """Grids, pyramids, objects and boxes."""
-    # About 0.7 and 0.4 times the side: 7 cells a side become 5 and 3, 5 become 3 and 2.
+    # About 0.7 and 0.4 times the side: 7 cells per side become 5 and 3, 5 become 3 and 2.
     middle, coarse = max(1, round(0.69 * side)), max(1, round(0.4 * side))
     pyramid = tuple(dict.fromkeys((side, coarse, 1)))
     cells, place = "How coarse may cells be?", "Does the position of a region help?"
@@ -180,7 +182,7 @@ def _sizes(d: int, global_size: int) -> list[Variant]:
 def _peers() -> list[Variant]:
     """Published methods with the loss of the baseline, and with their published loss."""
     plain = {f"model.{name}": getattr(ModelConfig(), name) for name in BSSAN_ONLY} | {"model.place": False}
-    peers = [("vsepp", "VSE++", "vse++", "avg", "One vector an image, one a caption: is attention needed?")]
+    peers = [("vsepp", "VSE++", "vse++", "avg", "One vector per image and per caption: is attention needed?")]
     for way, question in (
         ("t2i", "Words attend to regions: one direction, with SCAN's softmax."),
         ("i2t", "Regions attend to words: the other direction."),

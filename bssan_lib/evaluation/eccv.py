@@ -52,8 +52,8 @@ def read_coco_ids(split: PreparedSplit) -> np.ndarray:
     if not path.is_file():
         raise DataError(
             f"{path}: no such file, so COCO's ids of these captions are unknown. Features prepared from "
-            f"dataset_coco.json include it. For other features, save an array [{len(split.captions)}, 2] there: the "
-            "image id (cocoid) and caption id (sentid) of each caption, in order"
+            f"dataset_coco.json include this file. For other features, save an array [{len(split.captions)}, 2] there: "
+            "the image id (cocoid) and caption id (sentid) of each caption, in order"
         )
     ids = np.array(open_array(path, 2, "iu", "[captions, 2]"), np.int64)
     if ids.shape != (len(split.captions), 2):

@@ -66,8 +66,8 @@ def evaluate_ensemble(
 ) -> Metrics:
     """`metrics.evaluate` for the mean score of several checkpoints: only retrieval, since members differ in attention.
 
-    Parameters as there. Returns the same keys without "directions", "grounding" and "model"; "ensemble" lists the
-    entries of "model" and "run" of each member.
+    Parameters as in `metrics.evaluate`. Returns the same keys without "directions", "grounding" and "model"; "ensemble"
+    lists the entries of "model" and "run" of each member.
     """
     protocol_folds(len(split.ids), protocol)  # raises errors before scoring starts
     if scores is None:

@@ -1,7 +1,7 @@
 """Deletion test: how the score falls when the regions with the highest attention are removed. Notebook 05.
 
-For an image and its own caption, the regions are sorted, and a growing share of them is removed, the first ones first.
-The model scores the image with the remaining regions. Orders:
+For an image and its own caption, the regions are sorted. A growing share of them is removed, from the start of the
+order, and the model scores the image with the remaining regions. Orders:
 
     most       by attention, highest first: a_k = mean_t alpha_tk over all words of the caption (W2R)
     least      by attention, lowest first

@@ -206,7 +206,10 @@ def with_layout(
                 "boxes together."
             )
         if np.isnan(attention.w2r).any() or np.isnan(attention.o2w).any():
-            raise BssanError(f"Attention is NaN for caption row {caption}, image row {image}.")
+            raise BssanError(
+                f"Attention is NaN for caption row {caption}, image row {image}. Look for NaN in that "
+                "image's features or in the checkpoint."
+            )
         yield caption, attention, image, layout(regions, objects)
 
 

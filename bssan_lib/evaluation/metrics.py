@@ -100,7 +100,7 @@ def evaluate(
 
 
 def measure_retrieval(joint: np.ndarray, split: PreparedSplit, protocol: str, bootstrap: int, seed: int) -> Metrics:
-    """Recalls, intervals and gallery sizes from scores [N, C]; the ranks and the gallery's digest are attributes."""
+    """Recalls, intervals and gallery sizes from scores [N, C], with the ranks and the gallery's digest."""
     last = protocol_folds(len(split.ids), protocol)[-1][1]
     ranks = protocol_ranks(joint, split.cap2im, protocol)
     metrics = Metrics(

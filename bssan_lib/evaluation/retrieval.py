@@ -181,8 +181,8 @@ def retrieval_metrics(
 ) -> dict:
     """The metrics of `metrics_of_folds` under a protocol.
 
-    scores: [N, C], larger is closer. cap2im: [C]. positives: [C, N] bool, all images that are right for a caption;
-    None: only its own image. protocol: "full", "5k" or "1k-5fold".
+    scores: [N, C], larger for better matches. cap2im: [C]. positives: [C, N] bool, all images that are right for a
+    caption; None: only its own image. protocol: "full", "5k" or "1k-5fold".
     """
     return metrics_of_folds(protocol_ranks(scores, cap2im, protocol, positives))
 

@@ -10,8 +10,7 @@ from bssan_lib.evaluation.retrieval import DIRECTIONS
 
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
-    """Rows: the joint score, W2R alone, O2W alone, and the joint score if every image that satisfies a "
-    "caption is right."""
+    """Rows: the joint score, W2R alone, O2W alone, and the joint score against all images that satisfy a caption."""
     rows = {"joint": metrics, **{f"{name.upper()} alone": row for name, row in metrics.get("directions", {}).items()}}
     if "satisfying" in metrics:
         rows["joint, all that satisfy"] = metrics["satisfying"]

@@ -217,8 +217,7 @@ def check_contrastive_loss(student: Callable[[Tensor, Tensor, float], Tensor]) -
 
 
 def _scaled(name: str, student: Callable, *inputs) -> None:
-    """A cosine does not depend on the length of the query: vectors three times as long, with lambda / 3, "
-    "score the same."""
+    """Checks that queries three times as long, with lambda / 3, have the same score: it is a cosine."""
     *arguments, right = inputs
     longer = call(name, student, *arguments)
     mistakes = {"divide by the length of the query too: a cosine does not depend on it.": 3 * right}

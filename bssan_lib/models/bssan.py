@@ -82,7 +82,7 @@ class BSSAN(Matcher):
 
     @property
     def gate(self) -> Tensor:
-        """g, the share of W2R in the joint score: learned, or 1 or 0 where only one direction is used.
+        """g, the share of W2R in the joint score: learned; 1 or 0 if only one direction is used.
 
         With a gate for each pair, the part that all share: sigmoid(c).
         """
@@ -100,8 +100,11 @@ class BSSAN(Matcher):
     def project_images(
         self, regions: Tensor, objects: Tensor | None, boxes: Tensor | None = None, object_boxes: Tensor | None = None
     ) -> ImageCodes:
-        """regions [B, K, D], objects [B, M, D] or None (the regions), boxes [K, 4] or [B, K, 4] -> codes [B, "
-        "K, d], [B, M, d]."""
+        """Projects features into the joint space.
+
+        regions: [B, K, D]. objects: [B, M, D], or None if they are the regions. boxes: [K, 4] or [B, K, 4]. Returns
+        codes [B, K, d] and [B, M, d].
+        """
         v = self.regions(regions, boxes)
         tied = self.config.tie_projections
         if objects is None and tied:
@@ -204,8 +207,7 @@ class BSSAN(Matcher):
         return PairScores(joint, w2r, o2w, joined("w2r_weights"), joined("o2w_weights", 2), gate)
 
     def learned(self) -> dict[str, float]:
-        """Learned numbers to report: both inverse temperatures, the gate and, with config.global_term, the "
-        "global share."""
+        """Learned numbers to report: inverse temperatures, gate and, with config.global_term, the global share."""
         numbers = {
             "temperature_w": self.log_temperature_w.exp().item(),
             "temperature_o": self.log_temperature_o.exp().item(),

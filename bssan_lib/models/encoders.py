@@ -24,8 +24,10 @@ PADDING, UNKNOWN = 0, 1  # ids in every vocabulary
 
 
 def place_features(boxes: Tensor) -> Tensor:
-    """Position and size of boxes: [..., 4] x1 y1 x2 y2 in 0..1 -> [..., 6] centre (scaled to -1..1), width, "
-    "height, area, 1."""
+    """Position and size of boxes.
+
+    boxes: [..., 4] x1 y1 x2 y2 in 0..1. Returns [..., 6]: centre (scaled to -1..1), width, height, area, 1.
+    """
     centre = (boxes[..., :2] + boxes[..., 2:]) - 1.0
     size = boxes[..., 2:] - boxes[..., :2]
     return torch.cat([centre, size, size[..., :1] * size[..., 1:], torch.ones_like(size[..., :1])], dim=-1)
@@ -126,8 +128,7 @@ class Matcher(nn.Module):
         return self.project_images(*features, boxes, object_boxes)
 
     def encode_arrays(self, regions: np.ndarray, *others: np.ndarray | None) -> ImageCodes:
-        """`encode_images` for NumPy arrays: regions [B, K, D]; others: objects, boxes, object_boxes, each may "
-        "be None."""
+        """`encode_images` for NumPy arrays. regions: [B, K, D]. others: objects, boxes, object_boxes, or None."""
 
         def tensor(array: np.ndarray) -> Tensor:
             # Copied, because torch cannot use read-only memory maps.

@@ -175,8 +175,7 @@ def _tiles(
     direction: str,
     scratch: Scratch,
 ) -> Iterator[tuple[Tile, slice, tuple[slice, slice], Tensor, Tensor]]:
-    """For each tile and block of images: tile, images, their cells in the scores, s [G, L, N, P], Gram "
-    "matrices [G, L, L]."""
+    """Yields tile, image rows, cells in the scores, s [G, L, N, P] and Gram matrices [G, L, L]."""
     forward, K = direction == "t2i", regions.shape[1]
     objects = None if forward else regions
     by_region, by_word = (stored, None) if forward else (None, stored)

@@ -250,11 +250,11 @@ def open_index(folder: Path | str) -> SearchIndex:
             )
         ) from None
     if form != FORMAT:
-        raise DataError(f"{folder}: expected an index of the format {FORMAT}, got {form!r}; make the index again")
+        raise DataError(f"{folder}: expected an index of the format {FORMAT}, got {form!r}; build the index again")
     try:
         return _open_parts(folder, meta)
     except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError) as error:
-        raise DataError(f"{folder}: a damaged index ({error!r}); make the index again") from None
+        raise DataError(f"{folder}: a damaged index ({error!r}); build the index again") from None
 
 
 def _open_parts(folder: Path, meta: dict) -> SearchIndex:

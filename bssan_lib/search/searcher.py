@@ -81,7 +81,7 @@ class Searcher:
         if len(words) > LONGEST_QUERY or words == ["<unk>"]:
             got = f"{len(words)} words" if len(words) > LONGEST_QUERY else "none"
             raise ConfigError(
-                f"the query: expected one to {LONGEST_QUERY} words, got {got}. Describe the picture in a sentence."
+                f"the query: expected one to {LONGEST_QUERY} words, got {got}. Describe the image in a sentence."
             )
         codes = self.checkpoint.encode_captions([text])
         return codes, self.model.caption_vectors(codes)[0].float().cpu().numpy()

@@ -72,8 +72,10 @@ class VectorSearch:
         add_preassigned(self.index, vectors, of)
 
     def candidates(self, vector: np.ndarray, shortlist: int) -> np.ndarray:
-        """Rows with the largest products with a vector [e], best first; at most `shortlist`, or all in order "
-        "if they fit."""
+        """The `shortlist` rows with the largest products with a vector [e], best first.
+
+        If the shortlist can contain all rows, returns them in their order.
+        """
         if shortlist >= self.size:
             return np.arange(self.size)
         if hasattr(self.index, "nprobe"):

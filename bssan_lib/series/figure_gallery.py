@@ -42,7 +42,7 @@ GALLERY = {
     ),
     "pairs": ("05_pairs", "Minimal pairs: the share that is matched right, beside chance."),
     "neighbours": ("05_neighbours_of_captions", "The five best images for a caption, with their attention."),
-    "failures": ("05_worst_captions", "Captions whose own image has a bad rank, and the images ranked before it."),
+    "failures": ("05_worst_captions", "Captions whose own image is ranked low, and the images ranked before it."),
     "gallery_size": ("05_gallery_size", "R@1 for galleries of growing size: median and range of five draws."),
     "ablations": (
         "07_ablations",
@@ -132,8 +132,8 @@ def publish_figures(run: Run, folder: Path) -> list[Path]:
 def publish_photographs(folder: Path, draw: Callable[[list[str]], None], checkpoint: str | None = None) -> list[Path]:
     """Draws the figures of freely licensed photographs into `folder` with the commands on the page.
 
-    draw: a function that runs one command from its arguments. checkpoint: None: the packaged model. Returns the written
-    paths. Raises RunError if scikit-image, which contains the photographs, is missing.
+    draw: a function that runs one command from its arguments. checkpoint: by default the packaged model. Returns the
+    written paths. Raises RunError if scikit-image, which contains the photographs, is missing.
     """
     save_photographs(folder / "photographs")
     (folder / "photographs" / "captions.txt").write_text("\n".join(CAPTIONS) + "\n", encoding="utf-8")

@@ -35,8 +35,8 @@ def reproduce(
     """Executes the series, writes metrics.json and report.html, and returns the run.
 
     start: a number such as "03": executes that notebook and all later ones, even if finished. parameters:
-    {"training.epochs": 2}. notebooks: a folder; None: the project's. Raises RunError (folder in use, other settings),
-    any BssanError of a notebook, or NotebookError for other errors in it.
+    {"training.epochs": 2}. notebooks: a folder, by default the project's. Raises RunError (folder in use, other
+    settings), any BssanError of a notebook, or NotebookError for other errors in it.
     """
     from bssan_lib.series.report import write_report
 

@@ -66,9 +66,10 @@ def ranking_loss(scores: Tensor, negative: Tensor, epoch: int, training: Trainin
 
 
 def batch_loss(pairs: PairScores, image_rows: Tensor, epoch: int, training: TrainingConfig, direction: str) -> Tensor:
-    """The ranking loss of the joint score plus, weighted, those of both directions, so that each learns to rank alone.
+    """The ranking loss of the joint score and, with a weight, the losses of both directions.
 
-    pairs: scores [B, B]. image_rows: [B]. direction: of the model. A model with one direction has a single loss.
+    pairs: scores [B, B]. image_rows: [B]. direction: of the model. A model with one direction has a single loss. With
+    its own loss, each direction learns to rank alone.
     """
     negative = negatives(image_rows)
     loss = ranking_loss(pairs.joint, negative, epoch, training)

@@ -86,7 +86,10 @@ def _check_identity(path: Path, stored: dict[str, Any], own: dict[str, Any]) -> 
         stored[section] = values | dict(rename_old(key, value) for key, value in stored[section].items())
     stored["training"] |= dict.fromkeys(IGNORED_SETTINGS)
     if "data" not in stored:
-        print(f"{path}: saved by an earlier version, so its features cannot be compared with these", file=sys.stderr)
+        print(
+            f"{path}: saved by an earlier version without a hash of the features, so the features cannot be compared",
+            file=sys.stderr,
+        )
         stored["data"] = own["data"]
     before, now = _flat(stored), _flat(own)
     differ = [key for key in now if before.get(key) != now[key]]

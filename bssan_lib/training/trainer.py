@@ -49,7 +49,7 @@ def _tracking(log: Path | None) -> dict[str, Any]:
 
 
 class Trainer(BatchStep):
-    """Trains a model on one split and saves the best epoch by another split.
+    """Trains a model on one split and saves the epoch that is best on another split.
 
     train, dev: the splits. training: settings. folder: for `best/` and `last.safetensors`. seed: of all random numbers.
     backbone: the descriptor of the features, stored with the checkpoint. progress: show a progress bar.

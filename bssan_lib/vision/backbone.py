@@ -3,7 +3,7 @@
 EfficientNet-Lite0 maps an image of 224 x 224 pixels to 7 x 7 cells of 1280 numbers: 49 regions. A Python package
 contains its weights, so nothing is downloaded. Objects are windows of several sizes, pooled from that map.
 The map of a larger image can be pooled to a coarser grid. A model that tunes the last stage (`last_stage.py`) needs
-the input of that stage, 192 numbers a region; a model that tunes the whole backbone (`whole.py`) needs the pixels.
+the input of that stage, 192 numbers per region; a model that tunes the whole backbone (`whole.py`) needs the pixels.
 We chose the backbone; the abstract of the paper does not name one.
 
 Letters: B images, K regions, M objects, D feature size.
@@ -68,8 +68,10 @@ def pooling_weights(cells: int, pooled: int) -> np.ndarray:
 
 
 def grid_weights(grid: tuple[int, int], pooled: int) -> np.ndarray:
-    """Weights for pooling a grid (rows, columns) into pooled x pooled cells: [pooled^2, rows * columns], rows "
-    "sum to one."""
+    """Weights for pooling a grid (rows, columns) into pooled x pooled cells.
+
+    Returns [pooled^2, rows * columns]; rows sum to one.
+    """
     rows, columns = grid
     return np.kron(pooling_weights(rows, pooled), pooling_weights(columns, pooled))
 
@@ -181,7 +183,7 @@ class Backbone:
         cells = image_size // STRIDE
         if grid is not None and not 1 <= grid <= cells:
             raise ConfigError(
-                f"data.grid: expected 1 to {cells} cells a side (the map of {image_size} pixels), got {grid}."
+                f"data.grid: expected 1 to {cells} cells per side (the map of {image_size} pixels), got {grid}."
             )
         if features == "pixels" and name != "efficientnet_lite0":
             raise ConfigError(f"data.features: pixels needs data.backbone: efficientnet_lite0, got {name}.")

@@ -12,8 +12,8 @@ is covered by the union of the true boxes. Four measures, each 0..1:
                           diagonal, 1/2. The true boxes as a map give the maximum: 1 - x/2 for boxes that consist
                           of whole regions and cover a share x of the image
 
-The curve depends only on the order of the regions, so a sharper map does not score higher. Equally heavy regions
-count as a random choice among them. "Share of the image" assumes that regions tile it, as a grid does; for overlapping
+The curve depends only on the order of the regions, so a sharper map does not score higher. A tie between
+regions counts as a random choice. "Share of the image" assumes that regions tile it, as a grid does; for overlapping
 regions it is the share of their summed area.
 
 Letters: K regions, M objects, X true boxes, V windows.
@@ -109,7 +109,7 @@ def coverage_curve(weights: np.ndarray, areas: np.ndarray, share: np.ndarray) ->
     """The points of the curve defined at the head of this file.
 
     weights: [K]. areas: [K], of the regions. share: [K], from `share_inside`. Returns x and y, [J] each with
-    J <= K + 1, both from 0 to 1 (y stays 0 where no region overlaps a box). Equally dense regions form one line
+    J <= K + 1, both from 0 to 1 (y stays 0 if no region overlaps a box). Equally dense regions form one line
     segment.
     """
     density = np.divide(weights, areas, out=np.zeros(len(areas)), where=areas > 0)
