@@ -242,15 +242,15 @@ def _with_rsum(recalls: np.ndarray) -> dict[str, np.ndarray]:
     return {**dict(zip(MEASURES, recalls.T)), "rsum": recalls.sum(1)}
 
 
-def _difference(comparison: dict, resampled: dict, ours: str, theirs: str) -> dict:
+def _difference(comparison: dict, resampled: dict, name: str, reference: str) -> dict:
     means, found = {method["method"]: method["mean"] for method in comparison["methods"]}, {}
     for measure in COMPARED:
-        difference = means[ours][measure] - means[theirs][measure]
+        difference = means[name][measure] - means[reference][measure]
         span = judged = None
-        if ours in resampled and theirs in resampled:
+        if name in resampled and reference in resampled:
             # Rounded, so that the order of summation makes no difference.
-            span = [round(bound, 9) for bound in interval(resampled[ours][measure] - resampled[theirs][measure])]
-            judged = verdict(difference, span, seed_error(comparison, ours, theirs, measure))
+            span = [round(bound, 9) for bound in interval(resampled[name][measure] - resampled[reference][measure])]
+            judged = verdict(difference, span, seed_error(comparison, name, reference, measure))
         found[measure] = {"difference": difference, "ci95": span, "verdict": judged}
     return found
 

@@ -33,7 +33,7 @@ def seed_spread(comparison: dict, measure: str = "rsum") -> float | None:
     return math.sqrt(np.median(variances)) if variances else None
 
 
-def seed_error(comparison: dict, ours: str, theirs: str, measure: str = "rsum") -> float | None:
+def seed_error(comparison: dict, method: str, reference: str, measure: str = "rsum") -> float | None:
     """Standard error by seeds of a difference of two means, from the larger of the pooled spread and that of these two.
 
     None if no method has two seeds.
@@ -41,7 +41,7 @@ def seed_error(comparison: dict, ours: str, theirs: str, measure: str = "rsum") 
     pooled = seed_spread(comparison, measure)
     if pooled is None:
         return None
-    two = [one for one in comparison["methods"] if one["method"] in (ours, theirs)]
+    two = [one for one in comparison["methods"] if one["method"] in (method, reference)]
     own = [one["sd"][measure] ** 2 for one in two if one["sd"]]
     spread = max(pooled, math.sqrt(sum(own) / len(own)) if own else 0.0)
     return spread * math.sqrt(sum(1 / one["n"] for one in two))

@@ -148,7 +148,7 @@ def prepared_gallery(checkpoint: Checkpoint, split: PreparedSplit, title: str | 
 
 
 def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tuple[list[Gallery], FeatureExtractor]:
-    """Galleries of a checkpoint or run, or of the packaged model, and the camera for photographs handed in.
+    """Galleries of a checkpoint or run, or of the packaged model, and the extractor for photographs handed in.
 
     data: a folder of prepared features; by default the run's own. Where it has a dev split, train and test are left out.
     """
