@@ -66,7 +66,7 @@ def test_other_settings_are_refused_with_both_values(settings):
 
 
 def test_no_run_and_no_configuration(settings):
-    with pytest.raises(RunError, match="no run there yet"):
+    with pytest.raises(RunError, match="not a run folder yet"):
         open_run("absent")
     assert not os.path.exists("absent")
 

@@ -12,7 +12,7 @@ from bssan_lib.evaluation.retrieval import DIRECTIONS, MEASURES, RECALLS
 
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
-    """A row for the joint score, for W2R and O2W alone, and where every image that satisfies a caption is right."""
+    """Rows: the joint score, W2R alone, O2W alone, and the joint score against all images that satisfy a caption."""
     rows = {"joint": metrics, **{f"{name.upper()} alone": row for name, row in metrics.get("directions", {}).items()}}
     if "satisfying" in metrics:
         rows["joint, all that satisfy"] = metrics["satisfying"]
@@ -24,7 +24,7 @@ def metrics_table(metrics: dict) -> pd.DataFrame:
 
 
 def grounding_table(metrics: dict) -> pd.DataFrame:
-    """A row for all phrases that name one object, then one for each type of phrase."""
+    """Rows: all phrases that name one object, then each type of phrase."""
     found = metrics["grounding"]
     rows = {"overall": {**found, "n": found["n_phrases"]}, **found["by_type"]}
     columns = {
@@ -46,9 +46,9 @@ def grounding_table(metrics: dict) -> pd.DataFrame:
 
 
 def maps_table(metrics: dict) -> pd.DataFrame:
-    """A row for each attention map and baseline, over all phrases that name one object.
+    """Rows: each attention map and baseline, over all phrases that name one object.
 
-    The pointing game and its difference to the picture's centre have 95% intervals.
+    The pointing game and its difference to the image centre have 95% intervals.
     """
     found = metrics["grounding"]
     ci95, above = found.get("ci95", {}), found["above"]["center"]
@@ -180,7 +180,7 @@ def published_table(published: pd.DataFrame, metrics: dict, features: str) -> pd
 
 
 def pointing_table(metrics: dict, measure: str = "pointing_game") -> pd.DataFrame:
-    """One measure of every map: a row for each type of phrase, a column for each map. measure: a key of a map."""
+    """One measure of all maps, such as "pointing_game": rows are types of phrases, columns are maps."""
     found = metrics["grounding"]
     kinds = sorted(found["by_type"], key=lambda kind: -found["by_type"][kind]["n"])
     rows = {"overall": {**found, "n": found["n_phrases"]}, **{kind: found["by_type"][kind] for kind in kinds}}
@@ -198,7 +198,7 @@ def pointing_table(metrics: dict, measure: str = "pointing_game") -> pd.DataFram
 
 
 def format_grounding(metrics: dict) -> str:
-    """Grounding as text for a terminal: every map, then pointing games by type of phrase."""
+    """Grounding as text for a terminal: all maps, then pointing games by type of phrase."""
     count, left_out = metrics["grounding"]["n_phrases"], " and ".join(ONLY_BY_TYPE)
     table = pointing_table(metrics)
     wide = [name for name in table if name.endswith(" combined")]  # so that lines have at most 100 characters

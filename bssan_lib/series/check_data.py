@@ -1,6 +1,6 @@
 """Checks a data folder in seconds, before a run: `bssan check-data`.
 
-Text files are read in full. Every picture must exist; a sample of pictures and of rows of features is opened.
+Text files are read completely. All image files must exist; a sample of images and of feature rows is opened.
 
 Letters: N images, C captions, K regions, D feature size.
 """
@@ -24,13 +24,13 @@ from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import protocol_folds
 from bssan_lib.files import open_array, read_lines
 
-OPENED = 8  # at most so many pictures or rows of features are opened: the first ones and some random ones
-NAMED = 3  # missing files named in a message, which counts the others; also the first rows of a sample
+OPENED = 8  # images or feature rows in a sample: the first ones and some random ones
+NAMED = 3  # missing files named in a message; also first rows of a sample
 
 
 @dataclass
 class SplitFacts:
-    """One split: N images; its C captions and the fewest and most an image, where the captions are readable."""
+    """One split: N images; C captions, and the smallest and largest number per image, if captions can be read."""
 
     images: int
     captions: list[str] = field(default_factory=list)
@@ -39,10 +39,10 @@ class SplitFacts:
 
 
 @dataclass
-class Checked:
+class FolderCheck:
     """The result of a check. lines: (name, text) for a table. missing: reasons why a run cannot start.
 
-    pictures: readable ones of the sample. regions, objects, dimension: K, M (0: none stored) and D of the features.
+    pictures: readable images of the sample. regions, objects, dimension: K, M (0: none stored) and D of the features.
     """
 
     source: str
@@ -56,10 +56,10 @@ class Checked:
     has_boxes: bool = False
 
 
-def check_folder(folder: Path | str, config: Config) -> Checked:
-    """Checks a folder with the settings of a run. Raises DataError only for a folder of no known format."""
+def check_folder(folder: Path | str, config: Config) -> FolderCheck:
+    """Checks a folder with the settings of a run. Raises DataError only for a folder of unknown format."""
     folder = Path(folder)
-    found = Checked(detect_source(folder))
+    found = FolderCheck(detect_source(folder))
     checks = dict(flickr8k=_check_flickr8k, karpathy=_check_karpathy, table=_check_table)
     checks |= dict(precomp=_check_precomp, prepared=_check_prepared)
     checks[found.source](folder, found, config)
@@ -77,13 +77,13 @@ def check_folder(folder: Path | str, config: Config) -> Checked:
             found.missing.append(f"evaluation.protocol: {error}")
     if found.source in RAW_SOURCES and config.data.source not in (found.source, "scenes"):
         found.missing.append(
-            f"data.source: the settings say {config.data.source}, the folder is {found.source}; change the setting"
+            f"data.source: the settings have {config.data.source}, the folder has {found.source}; change the setting"
         )
     return found
 
 
 def word_facts(captions: list[str], min_count: int) -> tuple[int, int, float]:
-    """The number of words that occur at least `min_count` times, of distinct words, and the mean words a caption."""
+    """The number of words with at least `min_count` occurrences, of all words, and the mean words per caption."""
     counts = Counter(word for caption in captions for word in words_of(caption))
     kept = sum(count >= min_count for count in counts.values())
     return kept, len(counts), sum(counts.values()) / max(1, len(captions))
@@ -97,7 +97,7 @@ def _facts(images: int, captions: list[str], cap2im: np.ndarray) -> SplitFacts:
 # -- pictures
 
 
-def _check_flickr8k(folder: Path, found: Checked, config: Config) -> None:
+def _check_flickr8k(folder: Path, found: FolderCheck, config: Config) -> None:
     files = split_files(folder)
     listed = {name: [line.strip() for line in read_lines(path) if line.strip()] for name, path in files.items()}
     places = [
@@ -107,9 +107,7 @@ def _check_flickr8k(folder: Path, found: Checked, config: Config) -> None:
     if has_official_split(folder):
         known = {name for names in listed.values() for name in names}
         beside = sum(name.lower().endswith(".jpg") and name not in known for name in there)
-        found.lines.append(
-            ("read as", f"Flickr8k; split: official, by name; {beside:,} pictures in no split, left out")
-        )
+        found.lines.append(("read as", f"Flickr8k; split: official, by name; {beside:,} images in no split, left out"))
     absent = False
     for split, names in listed.items():
         absent |= _count_missing(found, split, [name for name in names if name not in there], len(names))
@@ -119,7 +117,7 @@ def _check_flickr8k(folder: Path, found: Checked, config: Config) -> None:
             raws = RAW_SOURCES["flickr8k"](folder, None, entities)
             found.splits = {name: _facts(len(raw.ids), raw.captions, raw.cap2im) for name, raw in raws.items()}
             phrases = sum(len(raw.phrases or []) for raw in raws.values())
-            boxes = f"{phrases:,} phrases of Flickr30K Entities" if phrases else "none: grounding is not measured"
+            boxes = f"{phrases:,} phrases of Flickr30K Entities" if phrases else "none, so grounding is not measured"
             found.lines.append(("boxes", boxes))
     except DataError as error:
         found.missing.append(str(error))
@@ -128,7 +126,7 @@ def _check_flickr8k(folder: Path, found: Checked, config: Config) -> None:
     _open_some(found, [there[name] for names in listed.values() for name in names if name in there])
 
 
-def _check_karpathy(folder: Path, found: Checked, config: Config) -> None:
+def _check_karpathy(folder: Path, found: FolderCheck, config: Config) -> None:
     try:
         path = karpathy_file(folder)
         entries = read_entries(path)
@@ -154,16 +152,16 @@ def _check_karpathy(folder: Path, found: Checked, config: Config) -> None:
         absent |= {entry.number for entry in gone}
         _count_missing(found, name, [str(images / entry.name(flat)) for entry in gone], len(some))
     place = Path(config.data.entities) if config.data.entities else find_entities(folder)
-    found.lines.append(("boxes", f"Flickr30K Entities in {place}" if place else "none: grounding is not measured"))
+    found.lines.append(("boxes", f"Flickr30K Entities in {place}" if place else "none, so grounding is not measured"))
     if members and all(entry.ids for some in members.values() for entry in some):
-        found.lines.append(("COCO's ids", "known: `bssan evaluate --eccv` is possible on the test split"))
+        found.lines.append(("COCO's ids", "known, so `bssan evaluate --eccv` works on the test split"))
     _open_some(found, [images / entry.name(flat) for entry in entries if entry.number not in absent])
 
 
-def _check_table(folder: Path, found: Checked, config: Config) -> None:
+def _check_table(folder: Path, found: FolderCheck, config: Config) -> None:
     try:
         found_layout = find_layout(folder)
-        members, said = table_members(folder)
+        members, rule = table_members(folder)
         for name, rows in members.items():
             captions = [caption for row in rows for caption in row.captions]
             found.splits[name] = _facts(
@@ -171,27 +169,27 @@ def _check_table(folder: Path, found: Checked, config: Config) -> None:
             )
         if found_layout:
             files = ", ".join(path.name for path in found_layout[1])
-            found.lines.append(("read as", f"{found_layout[0].name} ({files}); split: {said}"))
+            found.lines.append(("read as", f"{found_layout[0].name} ({files}); split: {rule}"))
         raws = RAW_SOURCES["table"](folder, None, None)
         _open_some(found, [raw.image_folder / name for raw in raws.values() for name in raw.ids])
     except DataError as error:
         found.missing.append(str(error))
 
 
-def _count_missing(found: Checked, split: str, names: list[str], of: int) -> bool:
+def _count_missing(found: FolderCheck, split: str, names: list[str], of: int) -> bool:
     if names:
         more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-        found.missing.append(f"split {split}: {len(names):,} of {of:,} pictures: {', '.join(names[:NAMED])}{more}")
+        found.missing.append(f"split {split}: {len(names):,} of {of:,} image files: {', '.join(names[:NAMED])}{more}")
     return bool(names)
 
 
 def _sample(count: int) -> list[int]:
-    """The first rows and some random ones, the same in every call."""
+    """The first rows and some random rows, the same in every call."""
     some = np.random.default_rng(1).integers(0, count, OPENED - NAMED).tolist() if count else []
     return sorted({*range(min(NAMED, count)), *some})
 
 
-def _open_some(found: Checked, paths: list[Path]) -> None:
+def _open_some(found: FolderCheck, paths: list[Path]) -> None:
     sample = [paths[row] for row in _sample(len(paths))]
     for path in sample:
         try:
@@ -199,15 +197,13 @@ def _open_some(found: Checked, paths: list[Path]) -> None:
             found.pictures.append(path)
         except DataError as error:
             found.missing.append(str(error))
-    found.lines.append(
-        ("pictures", f"{len(found.pictures)} of {len(sample)} opened are readable; {len(paths):,} exist")
-    )
+    found.lines.append(("images", f"{len(found.pictures)} of {len(sample)} opened are readable; {len(paths):,} exist"))
 
 
 # -- features
 
 
-def _check_precomp(folder: Path, found: Checked, config: Config) -> None:
+def _check_precomp(folder: Path, found: FolderCheck, config: Config) -> None:
     for path in sorted(folder.glob("*_caps.txt")):
         if not (folder / f"{path.name.removesuffix('_caps.txt')}_ims.npy").is_file():
             found.missing.append(f"{path.name.removesuffix('_caps.txt')}_ims.npy: no features beside {path.name}")
@@ -222,10 +218,10 @@ def _check_precomp(folder: Path, found: Checked, config: Config) -> None:
     lacking = [name for name in ("ids.txt", "boxes.npy") if not (folder / f"train_{name}").is_file()]
     if lacking:
         names = " and ".join(f"{{split}}_{name}" for name in lacking)
-        found.lines.append(("not found", f"{names}: runs work without them, but attention is not drawn over pictures"))
+        found.lines.append(("not found", f"{names}; runs work without them, but attention is not drawn over images"))
 
 
-def _check_features(folder: Path, split: str, found: Checked) -> None:
+def _check_features(folder: Path, split: str, found: FolderCheck) -> None:
     path = folder / f"{split}_ims.npy"
     features, captions = open_array(path, 3, "fu", FEATURES), read_captions(folder / f"{split}_caps.txt")
     if 0 in features.shape:
@@ -244,13 +240,13 @@ def _check_features(folder: Path, split: str, found: Checked) -> None:
         images = len(features) // repeats
         if len(captions) % images:
             raise DataError(
-                f"{path}: {images:,} images, but {split}_caps.txt has {len(captions):,} captions; expected as "
-                f"many for each image, or {split}_cap2im.npy with the image of each caption"
+                f"{path}: {images:,} images, but {split}_caps.txt has {len(captions):,} captions; expected the "
+                f"same number for each image, or {split}_cap2im.npy with the image of each caption"
             )
         cap2im = np.repeat(np.arange(images), len(captions) // images)
     found.splits[split] = _facts(len(features) // repeats, captions, cap2im)
     if found.dimension and features.shape[2] != found.dimension:
-        raise DataError(f"{path}: {features.shape[2]} numbers a region, other splits have {found.dimension}")
+        raise DataError(f"{path}: {features.shape[2]} numbers per region, other splits have {found.dimension}")
     found.regions, found.dimension = max(found.regions, features.shape[1]), features.shape[2]
     found.has_boxes |= (folder / f"{split}_boxes.npy").is_file()
     repeated = ", each image five times" if repeats == 5 else ""
@@ -263,7 +259,7 @@ def _check_features(folder: Path, split: str, found: Checked) -> None:
     )
 
 
-def _check_prepared(folder: Path, found: Checked, config: Config) -> None:
+def _check_prepared(folder: Path, found: FolderCheck, config: Config) -> None:
     for name in list_splits(folder):
         try:
             split = open_prepared(folder, name)

@@ -158,7 +158,7 @@ def test_a_split_of_pairs(checkpoint, tmp_path):
     assert metrics["pairs"] == pair_metrics(score_split(checkpoint, split, progress=False).joint, kinds)
     assert "Minimal pairs" in format_table(metrics) and "chance" in format_table(metrics)
     wrong = make_split(tmp_path, "pairs", n=6, cap2im=np.array([0, 1, 2, 3, 5, 4]), notes={"kinds": kinds})
-    with pytest.raises(DataError, match="'pairs' is of minimal pairs"):
+    with pytest.raises(DataError, match="'pairs' has minimal pairs"):
         evaluate(checkpoint, wrong, bootstrap=0, progress=False)
 
 

@@ -17,7 +17,7 @@ import pytest
 from bssan_lib import runs
 from bssan_lib.errors import ConfigError, NotebookError, RunError
 from bssan_lib.runs import repository_root
-from bssan_lib.series.outputs import LARGEST_NOTEBOOK, publish_notebooks, settle_streams
+from bssan_lib.series.outputs import LARGEST_NOTEBOOK, merge_streams, publish_notebooks
 from bssan_lib.series.report import markdown_renderer, metrics_rows, write_report
 from bssan_lib.series.reproduce import _quiet_connections, find_notebooks, reproduce, source_digest
 
@@ -166,7 +166,7 @@ def test_from_needs_what_comes_before_it(place, series):
     folder = series(n01_first=["# First", OPEN], n02_second=["# Second", OPEN])
     with pytest.raises(RunError, match="01_first comes before it and is not finished"):
         reproduce("mini.yaml", out="r", notebooks=folder, start="02")
-    with pytest.raises(RunError, match="no such notebook; there are 01, 02"):
+    with pytest.raises(RunError, match="expected one of the notebooks 01, 02"):
         reproduce("mini.yaml", out="r", notebooks=folder, start="07")
 
 
@@ -219,7 +219,7 @@ def test_extra_notebooks_are_part_of_the_report_and_published(place, series):
 
 def test_notebooks_that_cannot_be_part_of_the_series(place, series):
     (place / "empty").mkdir()
-    with pytest.raises(RunError, match="no numbered notebooks"):
+    with pytest.raises(RunError, match="expected numbered notebooks"):
         find_notebooks(place / "empty")
     with pytest.raises(RunError, match="no numbered notebooks"):
         find_notebooks(series(x05a_more=["# More"]))  # extra notebooks need what the series makes
@@ -230,7 +230,7 @@ def test_notebooks_that_cannot_be_part_of_the_series(place, series):
     with pytest.raises(RunError, match="01_first.ipynb.*does not set config, data, overrides"):
         find_notebooks(folder)
     (folder / "01_first.ipynb").write_text("{")
-    with pytest.raises(RunError, match="01_first.ipynb: not a notebook"):
+    with pytest.raises(RunError, match="01_first.ipynb: cannot be read as a notebook"):
         find_notebooks(folder)
 
 
@@ -264,7 +264,9 @@ def test_a_run_that_is_stopped_goes_on(place, series, number):
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     if number != signal.SIGKILL:
-        assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
+        assert (
+            process.returncode == 130 and "run the same command again to continue" in said and "Traceback" not in said
+        )
     kernel = int((place / "r" / "pid").read_text())
     deadline = time.monotonic() + 20
     while not ended(kernel):
@@ -276,7 +278,7 @@ def test_a_run_that_is_stopped_goes_on(place, series, number):
     out, said = again.communicate(timeout=60)
     assert again.returncode == 0, said
     assert (place / "r" / "log.txt").read_text().split() == ["first", "began", "began", "ended"]
-    assert "01_first: finished before, skipped" in out and str(place / "r" / "report.html") in out
+    assert "01_first: finished already, skipped" in out and str(place / "r" / "report.html") in out
     assert not list((place / "r" / "notebooks").glob(".*.partial.ipynb"))
 
 
@@ -350,7 +352,7 @@ def test_a_progress_bar_leaves_its_last_state():
         ],
     )
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    settle_streams(notebook)
+    merge_streams(notebook)
     assert [o.get("text", o.get("data")) for o in cell.outputs] == ["100%\nmore\n", "a\n", {"text/plain": "b"}, "c"]
 
 

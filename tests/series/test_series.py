@@ -213,7 +213,7 @@ def test_the_gallery_shows_what_the_series_draws_and_no_photographs(run, tmp_pat
     assert all(f"({name}.png)" in page and (tmp_path / f"{name}.pdf") in written for name in GALLERY)
     assert all(path.stat().st_size > 500 for path in written if path.suffix != ".txt")
     made.config.data.source = "flickr8k"
-    with pytest.raises(RunError, match="only drawn scenes"):
+    with pytest.raises(RunError, match="expected a run on the built-in scenes"):
         publish_figures(made, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -854,7 +854,7 @@ def test_shortlist_curves_draw_recalls_the_exact_result_and_the_twentieth():
 def test_gallery_growth_draws_every_size():
     _, axes, _ = viz.gallery_growth(GROWTH)
     drawn = {line.get_label(): list(line.get_ydata()) for one in axes for line in one.lines}
-    assert drawn["first stage"] == [0.025, 0.25, 2.5] and drawn["second stage"] == [61.0] * 3
+    assert drawn["shortlist"] == [0.025, 0.25, 2.5] and drawn["scoring"] == [61.0] * 3
     assert drawn["index on disk"] == pytest.approx([67.0, 670.0, 6700.0])
     with pytest.raises(DataError, match="at least one row"):
         viz.gallery_growth([])
