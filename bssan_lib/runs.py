@@ -179,14 +179,14 @@ def find_config(given) -> Path:
 
 
 def resolve_path(path) -> Path:
-    """Absolute path of `path`, which may be relative to the working directory, the project's folder or its notebooks/.
+    """Absolute path of `path`, relative to the working directory, the project's folder, its notebooks/ or notebooks/extra/.
 
     The first that exists is returned. Of a path that does not exist yet, the first in the repository is returned if the
     working directory is inside it: "../runs/scenes" in a notebook means the same wherever Jupyter started.
     """
     path = Path(path).expanduser()
     here, root, project = Path.cwd(), repository_root(), project_folder()
-    candidates = [here / path, project / path, project / "notebooks" / path]
+    candidates = [here / path, project / path, project / "notebooks" / path, project / "notebooks" / "extra" / path]
     candidates = [Path(os.path.normpath(candidate)) for candidate in candidates]
     for candidate in candidates:
         if candidate.exists():

@@ -141,6 +141,9 @@ def test_a_notebooks_default_means_the_same_from_anywhere_in_the_repository(monk
     assert resolve_path("../runs/not-there-yet") == root / "runs" / "not-there-yet"
     assert resolve_path("../configs/scenes.yaml") == root / "configs" / "scenes.yaml"
     assert resolve_path("configs/scenes.yaml") == root / "configs" / "scenes.yaml"
+    # as notebooks of extra/ name them
+    assert resolve_path("../../runs/not-there-yet") == root / "runs" / "not-there-yet"
+    assert resolve_path("../../configs/scenes.yaml") == root / "configs" / "scenes.yaml"
 
 
 def test_a_path_from_the_working_directory_comes_first(tmp_path, monkeypatch):

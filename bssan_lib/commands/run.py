@@ -19,13 +19,17 @@ from bssan_lib.errors import ConfigError, RunError
 
 def add_commands(commands) -> None:
     """Adds these commands to the parser of `bssan`."""
-    reproduce = commands.add_parser("reproduce", help="execute the numbered notebooks into a run folder")
+    reproduce = commands.add_parser(
+        "reproduce", help="execute the numbered notebooks and those of extra/ into a run folder"
+    )
     add_config(reproduce, default="scenes")
     reproduce.add_argument(
         "--quick", dest="config", action="store_const", const="scenes-quick", help="short for --config scenes-quick"
     )
     reproduce.add_argument("--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)")
-    reproduce.add_argument("--from", dest="start", metavar="NN", help="execute this notebook and those after it again")
+    reproduce.add_argument(
+        "--from", dest="start", metavar="NN", help="execute this notebook (03, 05a) and those after it again"
+    )
     reproduce.add_argument("--notebooks", metavar="DIR", help="the notebooks (default: the project's)")
     reproduce.add_argument(
         "--publish",

@@ -11,7 +11,7 @@ from pathlib import Path
 from bssan_lib.errors import RunError
 from bssan_lib.runs import Run
 
-# name in figures/ -> (name in the run's figures, what it shows); the notebook is the name's first two digits
+# name in figures/ -> (name in the run's figures, what it shows); the notebook is the name's part before the first _
 GALLERY = {
     "word_panels": (
         "04_attention_after",
@@ -215,7 +215,9 @@ def write_page(folder: Path) -> Path:
     if any((folder / f"{name}.png").is_file() for name in GALLERY):
         lines += ["## Built-in scenes", "", "Drawn by the project; made by `make notebooks`.", ""]
     for name, (made, shows) in GALLERY.items():
-        lines += _section(folder, name, shows, [f"`make notebooks`: notebook {made[:2]}, figure `{made}`", ""])
+        lines += _section(
+            folder, name, shows, [f"`make notebooks`: notebook {made.partition('_')[0]}, figure `{made}`", ""]
+        )
     page = folder / "README.md"
     page.write_text("\n".join(lines), encoding="utf-8")
     return page

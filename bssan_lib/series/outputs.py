@@ -14,6 +14,12 @@ VIEW_TYPE = "application/vnd.bssan.attention+json"  # the data of an attention v
 LARGEST_NOTEBOOK = 1_000_000  # bytes; web forges stop rendering larger ones
 
 
+def series_files(folder: Path) -> list[Path]:
+    """The numbered notebooks of a folder in order, then those of its extra/ in order of name."""
+    patterns = ("[0-9][0-9]_*.ipynb", "extra/[!.]*.ipynb")
+    return [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
+
+
 def settle_streams(notebook) -> None:
     """Leaves of printed text what a terminal would show: one state of a progress bar, not hundreds."""
     for cell in notebook.cells:
@@ -44,7 +50,7 @@ def settle_widgets(notebook) -> None:
 
 
 def publish_notebooks(run: Run, folder: Path) -> list[Path]:
-    """Puts a run's executed notebooks over those of the same name in `folder`, outputs included.
+    """Puts a run's executed notebooks over those of the same name in `folder` and its extra/, outputs included.
 
     Papermill's traces, machine paths and the injected parameters are taken out. Raises RunError if one
     exceeds 1 MB.
@@ -52,10 +58,11 @@ def publish_notebooks(run: Run, folder: Path) -> list[Path]:
     import nbformat
 
     written = []
-    for target in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):
-        if not (run.notebooks / target.name).exists():
-            raise RunError(f"{run.notebooks / target.name}: not executed yet; nothing was published from it")
-        notebook = nbformat.read(run.notebooks / target.name, as_version=4)
+    for target in series_files(folder):
+        executed = run.notebooks / target.relative_to(folder)
+        if not executed.exists():
+            raise RunError(f"{executed}: not executed yet; nothing was published from it")
+        notebook = nbformat.read(executed, as_version=4)
         clean_notebook(notebook)
         text = nbformat.writes(notebook)
         if len(text.encode()) > LARGEST_NOTEBOOK:

@@ -33,7 +33,8 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
     import nbformat
     from pygments.formatters import HtmlFormatter
 
-    parts = [_notebook_part(path.stem, nbformat.read(path, as_version=4)) for path in notebooks]
+    names = {path.stem for path in notebooks}
+    parts = [_notebook_part(path.stem, nbformat.read(path, as_version=4), names) for path in notebooks]
     views = any("view" in output for part in parts for cell in part["cells"] for output in cell.get("outputs", ()))
     style, script = _view_code() if views else ("", "")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -88,8 +89,15 @@ def read_metrics(run: Run) -> dict | None:
     return json.loads(run.metrics_path.read_text(encoding="utf-8"))
 
 
-def _notebook_part(name: str, notebook) -> dict:
-    """What the template needs of one notebook: its name, headings, and cells with their outputs."""
+def _notebook_part(name: str, notebook, names: set[str]) -> dict:
+    """What the template needs of one notebook: its name, headings, and cells with their outputs.
+
+    names: of all notebooks on the page. A link to one of them, from extra/ or into it, leads to its part of the page.
+    """
+
+    def link(match: re.Match) -> str:
+        return f"](#{match[1]})" if match[1] in names else match[0]
+
     markdown = markdown_renderer()
     headings: list[dict] = []
     cells: list[dict] = []
@@ -97,7 +105,7 @@ def _notebook_part(name: str, notebook) -> dict:
         if is_injected(cell):
             continue
         if cell.cell_type == "markdown":
-            text = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](#\1)", cell.source)  # links between notebooks
+            text = re.sub(r"\]\((?:\.\./|extra/)?([^()/\s]+)\.ipynb\)", link, cell.source)
             text = _with_anchors(markdown(text, cell.get("attachments")), name, headings)
             cells.append({"text": text})
         elif cell.cell_type == "code":

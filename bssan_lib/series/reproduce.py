@@ -1,8 +1,7 @@
-"""The numbered notebooks, executed in order into a run folder.
+"""The numbered notebooks and then those of extra/, executed in order into a run folder.
 
-A notebook is finished when state.json of the run names it with the checksum of its source. Finished notebooks
-are skipped; one that was interrupted is executed again, and its own steps (features, checkpoints) go on where
-they stopped. Executed notebooks appear under their name only when whole.
+A notebook is finished when state.json of the run names it with the checksum of its source. Finished notebooks are skipped;
+one that was interrupted is executed again, and its own steps (features, checkpoints) go on where they stopped.
 """
 
 import ast
@@ -24,7 +23,7 @@ from bssan_lib import errors
 from bssan_lib.errors import NotebookError, RunError
 from bssan_lib.files import write_json
 from bssan_lib.runs import LOCK_VARIABLE, Run, open_run, project_folder
-from bssan_lib.series.outputs import settle_streams, settle_widgets
+from bssan_lib.series.outputs import series_files, settle_streams, settle_widgets
 
 PARAMETERS = ("run", "config", "data", "overrides")  # what every notebook's parameters cell sets
 
@@ -34,7 +33,7 @@ def reproduce(
 ) -> Run:
     """Executes the series; returns the run with metrics.json and report.html written.
 
-    start: a number such as "03": that notebook and all after it are executed even if they were finished.
+    start: a number such as "03" or "05a": that notebook and all after it are executed even if they were finished.
     parameters: {"training.epochs": 2}. notebooks: a folder; by default the project's.
     Raises RunError (folder in use, other settings), any BssanError of a notebook, NotebookError for the rest.
     """
@@ -42,37 +41,38 @@ def reproduce(
 
     run = open_run(out, config, data, parameters)
     sources = find_notebooks(notebooks)
+    names = [source.relative_to(sources[0].parent).as_posix() for source in sources]  # "extra/05a_....ipynb"
     first = _position(sources, start)
     done = _read_state(run)
-    for number, source in enumerate(sources):
-        title = f"[{number + 1}/{len(sources)}] {source.stem}"
+    for number, (name, source) in enumerate(zip(names, sources)):
+        title = f"[{number + 1}/{len(sources)}] {name.removesuffix('.ipynb')}"
         digest = source_digest(source)
-        whole = done.get(source.name) == digest and (run.notebooks / source.name).exists()
+        whole = done.get(name) == digest and (run.notebooks / name).exists()
         if whole and (first is None or number < first):
-            print(f"{title}: finished before, skipped (--from {source.name[:2]} does it again)", flush=True)
+            print(f"{title}: finished before, skipped (--from {_number(source)} does it again)", flush=True)
             continue
         if first is not None and number < first:
             raise RunError(
                 f"--from {start}: {source.stem} comes before it and is not finished in {run.folder}; leave --from out"
             )
-        for later in sources[number:]:  # they were made from what is about to change
-            done.pop(later.name, None)
+        for later in names[number:]:  # they were made from what is about to change
+            done.pop(later, None)
         _write_state(run, done)
         began = time.monotonic()
         print(f"{title}: under way", flush=True)
-        execute(source, run)
-        done[source.name] = digest
+        execute(source, run, run.notebooks / name)
+        done[name] = digest
         _write_state(run, done)
         print(f"{title}: done in {_duration(time.monotonic() - began)}", flush=True)
-    write_report(run, [run.notebooks / source.name for source in sources])
+    write_report(run, [run.notebooks / name for name in names])
     return run
 
 
 def find_notebooks(folder=None) -> list[Path]:
-    """The notebooks NN_*.ipynb of a folder in order, each with a whole parameters cell. Raises RunError."""
-    folder = project_folder() / "notebooks" if folder is None else folder
-    found = sorted(Path(folder).absolute().glob("[0-9][0-9]_*.ipynb"))
-    if not found:
+    """The notebooks NN_*.ipynb of a folder, then those of its extra/, all with a whole parameters cell. Raises RunError."""
+    folder = Path(project_folder() / "notebooks" if folder is None else folder).absolute()
+    found = series_files(folder)
+    if not found or found[0].parent != folder:
         raise RunError(f"{folder}: no numbered notebooks there; expected 01_data_preparation.ipynb and so on")
     for path in found:
         missing = [name for name in PARAMETERS if name not in _parameters_of(path)]
@@ -87,8 +87,8 @@ def source_digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def execute(source: Path, run: Run) -> None:
-    """Executes one notebook with papermill into run.notebooks, under its own name once it is whole.
+def execute(source: Path, run: Run, target: Path) -> None:
+    """Executes one notebook with papermill; it appears at `target` once it is whole.
 
     A notebook that fails is kept as NAME.failed.ipynb. Raises the BssanError that the notebook raised, saying
     in which cell, or NotebookError for any other reason.
@@ -97,8 +97,9 @@ def execute(source: Path, run: Run) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    partial = run.notebooks / f".{source.stem}.partial.ipynb"
-    failed = run.notebooks / f"{source.stem}.failed.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    partial = target.with_name(f".{source.stem}.partial.ipynb")
+    failed = target.with_name(f"{source.stem}.failed.ipynb")
     values: dict[str, Any] = {"run": str(run.folder), "config": None, "data": None, "overrides": {}}
 
     def work(manager_class):
@@ -123,7 +124,7 @@ def execute(source: Path, run: Run) -> None:
         settle_widgets(notebook)
         notebook.metadata.get("papermill", {}).pop("input_path", None)  # the whole source once more
         nbformat.write(notebook, partial)
-        os.replace(partial, run.notebooks / source.name)
+        os.replace(partial, target)
         failed.unlink(missing_ok=True)
     except papermill.PapermillExecutionError as error:
         os.replace(partial, failed)
@@ -266,9 +267,14 @@ def _position(sources: list[Path], start: str | None) -> int | None:
     if start is None:
         return None
     for number, source in enumerate(sources):
-        if source.name.startswith(f"{start:0>2}_") or source.stem == start:
+        if start.zfill(len(_number(source))) in (_number(source), source.stem):
             return number
-    raise RunError(f"--from {start}: no such notebook; there are {', '.join(s.name[:2] for s in sources)}")
+    raise RunError(f"--from {start}: no such notebook; there are {', '.join(map(_number, sources))}")
+
+
+def _number(source: Path) -> str:
+    """What names a notebook after --from: "03" of 03_o2w_attention.ipynb, "05a" of 05a_....ipynb."""
+    return source.stem.partition("_")[0]
 
 
 def _read_notebook(path: Path) -> dict:

@@ -170,10 +170,59 @@ def test_from_needs_what_comes_before_it(place, series):
         reproduce("mini.yaml", out="r", notebooks=folder, start="07")
 
 
+def test_extra_notebooks_come_after_the_series_in_order_of_name(place, series):
+    here = note("here") + "\nfrom pathlib import Path\n(log.parent / 'cwd').write_text(Path.cwd().name)"
+    folder = series(n01_first=["# First", OPEN, note("first")], n02_second=["# Second", OPEN, note("second")])
+    series(
+        x02a_more=["# More", OPEN, note("more"), "1 / (log.parent / 'mended').exists()"],
+        x01a_other=["# Other", OPEN, here],
+    )
+    (folder / "extra" / ".ipynb_checkpoints").mkdir()
+    (folder / "extra" / ".hidden.ipynb").write_text("{")
+    with pytest.raises(NotebookError, match="02a_more, cell In"):
+        reproduce("mini.yaml", out="r", notebooks=folder)
+    made = place / "r" / "notebooks"
+    assert (made / "extra" / "02a_more.failed.ipynb").exists() and not (place / "r" / "report.html").exists()
+    (place / "r" / "mended").touch()
+    reproduce("mini.yaml", out="r", notebooks=folder)
+    assert (place / "r" / "log.txt").read_text().split() == ["first", "second", "here", "more", "more"]
+    assert (place / "r" / "cwd").read_text() == "extra"  # as in Jupyter, where links and paths start at the notebook
+    names = ["01_first.ipynb", "02_second.ipynb", "extra/01a_other.ipynb", "extra/02a_more.ipynb"]
+    assert sorted(path.relative_to(made).as_posix() for path in made.rglob("*.ipynb")) == names
+    assert sorted(json.loads((made / "state.json").read_text())) == names
+
+
+def test_from_names_an_extra_notebook_too(place, series):
+    folder = series(n05_five=["# Five", OPEN, note("5")])
+    series(x05a_left=["# Left", OPEN, note("5a")], x05b_right=["# Right", OPEN, note("5b")])
+    for number in (None, "5a", "05b"):
+        reproduce("mini.yaml", out="r", notebooks=folder, start=number)
+    assert (place / "r" / "log.txt").read_text().split() == ["5", "5a", "5b", "5a", "5b", "5b"]
+    with pytest.raises(RunError, match="no such notebook; there are 05, 05a, 05b"):
+        reproduce("mini.yaml", out="r", notebooks=folder, start="05c")
+
+
+def test_extra_notebooks_are_part_of_the_report_and_published(place, series):
+    folder = series(n05_five=["# Five\n\n[more](extra/05a_more.ipynb) and [exercise](exercises/build.ipynb)", OPEN])
+    series(x05a_more=["# More\n\n[back](../05_five.ipynb) and [own](05a_more.ipynb)", OPEN, "print(3 + 4)"])
+    run = reproduce("mini.yaml", out="r", notebooks=folder)
+    page = run.report_path.read_text(encoding="utf-8")
+    assert page.index('id="05_five"') < page.index('id="05a_more"')
+    assert page.count('href="#05a_more"') == 2 and 'href="#05_five"' in page and 'href="exercises/build.ipynb"' in page
+    assert [path.name for path in publish_notebooks(run, folder)] == ["05_five.ipynb", "05a_more.ipynb"]
+    notebook = nbformat.read(folder / "extra" / "05a_more.ipynb", as_version=4)
+    assert notebook.cells[-1].outputs[0].text == "7\n"
+    (run.notebooks / "extra" / "05a_more.ipynb").unlink()
+    with pytest.raises(RunError, match="extra.05a_more.ipynb: not executed yet"):
+        publish_notebooks(run, folder)
+
+
 def test_notebooks_that_cannot_be_part_of_the_series(place, series):
     (place / "empty").mkdir()
     with pytest.raises(RunError, match="no numbered notebooks"):
         find_notebooks(place / "empty")
+    with pytest.raises(RunError, match="no numbered notebooks"):
+        find_notebooks(series(x05a_more=["# More"]))  # extra notebooks need what the series makes
     folder = series(n01_first=["# First"])
     notebook = nbformat.read(folder / "01_first.ipynb", as_version=4)
     notebook.cells[1].source = 'run = "r"'
