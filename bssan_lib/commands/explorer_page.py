@@ -25,8 +25,7 @@ POLICY = (
 )
 TITLE = """# Attention explorer
 
-Choose a picture and a caption, type a caption, or open a photograph of your own. Point at a word to see its regions, or
-at a region to see its words. A photograph of yours stays in the memory of this program."""
+Choose a picture and a caption, type a caption, or open a photograph of your own; it stays in the memory of this program."""
 
 
 def serve(

@@ -111,7 +111,7 @@ def free_photographs(camera: Camera) -> Gallery:
 
     names = list(FREE_CAPTIONS)
     return _taken(
-        "photographs that come along",
+        "photographs in the package",
         camera,
         names,
         list(FREE_CAPTIONS.values()),
