@@ -194,7 +194,7 @@ def hand_in(page, name, content):
 
 def lit(page):
     """How many regions of the W2R picture are coloured."""
-    return page.locator(".bssan-view [data-direction=w2r] .place").evaluate_all(
+    return page.locator("[data-direction=w2r] .place").evaluate_all(
         "(all) => all.filter((one) => !['rgba(0, 0, 0, 0)', 'none'].includes(getComputedStyle(one).fill)).length"
     )
 
@@ -313,7 +313,7 @@ def test_the_directions_are_side_by_side_where_there_is_room(photograph, width, 
         assert (w2r["y"] == o2w["y"]) == side_by_side and o2w["x"] + o2w["width"] <= width
         assert (words["x"] > o2w["x"] + o2w["width"]) == (width == 1300)
         labels = photograph.locator(".widget-gridbox .widget-label").evaluate_all(
-            "(all) => [...new Set(all.map((one) => one.getBoundingClientRect().width))].length"
+            "(all) => [...new Set(all.map((one) => Math.round(one.getBoundingClientRect().width)).filter(Boolean))].length"
         )
         assert labels == 1
     finally:
@@ -459,7 +459,9 @@ def report(tmp_path_factory):
     folder, gallery = tmp_path_factory.mktemp("report"), free_photographs(Camera(load_pretrained()))
     shown = [(0, gallery.captions[0][0], "astronaut"), (1, f"a man {HOSTILE}", f"{HOSTILE}")]
     views = [show_attention(gallery.photograph(row), caption, label) for row, caption, label in shown]
-    cells = [v4.new_markdown_cell("# 06 · Views")]
+    wide = "| a | b |\n|---|---|\n" + f"| {'wide-' * 9} | {'table_' * 40} |\n\n$$" + "x_k + " * 40 + "y$$\n\n"
+    cells = [v4.new_markdown_cell(f"# 06 · Views\n\n{wide}An inline ${'a = ' * 40} b$ and {'a_long_name_' * 20}.")]
+    cells += [v4.new_code_cell(f"x = '{'long ' * 60}'", outputs=[v4.new_output("stream", text="long " * 90)])]
     cells += [
         v4.new_code_cell("show", outputs=[v4.new_output("display_data", data=view._repr_mimebundle_())])
         for view in views
@@ -471,6 +473,23 @@ def report(tmp_path_factory):
     return write_report(run, [folder / "06_views.ipynb"])
 
 
+@pytest.mark.parametrize("width", [1300, 400])
+def test_the_report_has_the_width_of_the_window_and_keeps_its_contents_in_view(browser, report, width):
+    page = browser.new_page(viewport={"width": width, "height": 700})
+    page.goto(report.as_uri())
+    page.locator("summary").first.click()  # code is folded
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    contents, link = page.locator("nav").bounding_box(), page.locator("nav a").first
+    assert page.evaluate("scrollY") > 300 and contents["y"] == 0
+    assert link.is_visible() == (width == 1300)
+    if width == 400:
+        page.locator("nav label").click()
+    link.click()
+    assert link.is_visible() == (width == 1300) and page.evaluate("scrollY") < 300
+    page.close()
+
+
 @pytest.mark.parametrize("width", [1280, 600])
 def test_the_report_is_pointed_at_without_a_network(browser, report, width):
     context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
@@ -480,7 +499,7 @@ def test_the_report_is_pointed_at_without_a_network(browser, report, width):
     view = page.locator(".bssan-view").first
     assert page.locator(".bssan-view").count() == 2 == page.locator(".word.active").count()
     view.locator('.word:has-text("woman")').hover()
-    assert lit(page) == 144 and view.locator(".stage img").first.evaluate("(one) => one.naturalWidth") > 100
+    assert lit(view) == 144 and view.locator(".stage img").first.evaluate("(one) => one.naturalWidth") > 100
     page.screenshot(path=SHOTS / f"report_{width}.png")
     view.locator(".stage").first.hover()
     assert "Words that attend to region" in view.locator(".status").inner_text()
