@@ -19,10 +19,10 @@ from bssan_lib.commands.options import (
 from bssan_lib.errors import ConfigError, DataError
 
 KINDS = {
-    "attention": "a panel a word: where it looks",
+    "attention": "a panel a word: the regions that it attends to",
     "alignment": "both matrices: words by regions, objects by words",
     "boxes": "the heaviest regions of a phrase",
-    "objects": "objects with the words that they read",
+    "objects": "objects with the words that they attend to",
     "links": "words joined to regions and objects by lines",
 }
 
@@ -37,6 +37,8 @@ def add_commands(commands) -> None:
         kind.add_argument("--caption", required=True, metavar="TEXT", help="what its words are attended with")
         add_checkpoint(kind)
         _add_out(kind)
+        if name == "attention":
+            add_panels(kind)
         if name == "boxes":
             kind.add_argument(
                 "--words",
@@ -56,6 +58,27 @@ def add_commands(commands) -> None:
     recalls.set_defaults(command=_recalls)
 
 
+def add_panels(parser: argparse.ArgumentParser) -> None:
+    """--style and --words of figures with a panel for each word."""
+    parser.add_argument(
+        "--style",
+        choices=["heat", "spotlight"],
+        default="heat",
+        help="heat: colour over the dimmed picture (default); spotlight: attended regions keep the picture's colours",
+    )
+    parser.add_argument(
+        "--words",
+        choices=["all", "content"],
+        default="all",
+        help="content: no panels for function words (default: all)",
+    )
+
+
+def panels_of(options: argparse.Namespace) -> dict:
+    """The values of `add_panels`, for `draw`."""
+    return {"style": options.style, "content": options.words == "content"}
+
+
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
@@ -73,11 +96,13 @@ def _figure(options: argparse.Namespace) -> None:
     check_caption(options.caption)
     if getattr(options, "k", None) is not None and options.k < 1:
         raise ConfigError(f"-k {options.k}: expected 1 or more")
-    phrases = [find_phrase(options.caption, words) for words in getattr(options, "words", None) or []]
+    given = options.words if options.kind == "boxes" else None
+    phrases = [find_phrase(options.caption, words) for words in given or []]
+    panels = panels_of(options) if options.kind == "attention" else {}
     photograph = open_photograph(options.checkpoint, options.image)
     attention = photograph.attend(options.caption)
     figure, direction = draw(
-        options.kind, photograph, attention, options.caption, width, phrases, getattr(options, "k", None)
+        options.kind, photograph, attention, options.caption, width, phrases, getattr(options, "k", None), **panels
     )
     save(figure, stem, formats, photograph, attention, options.image, options.caption, direction)
 
@@ -92,15 +117,22 @@ def save(figure, stem: Path, formats, photograph, attention, image: str, caption
     print("written: " + ", ".join(str(path) for path in written))
 
 
-def draw(kind: str, photograph, attention, caption: str, width: float, phrases=(), most: int | None = None):
-    """(figure, direction) of one of KINDS. phrases: [(title, rows of the words)], for boxes."""
+def draw(
+    kind: str, photograph, attention, caption: str, width: float, phrases=(), most=None, style="heat", content=False
+):
+    """(figure, direction) of one of KINDS. phrases: [(title, rows of the words)], for boxes. most: how many are shown.
+
+    style, content: of the panels of words; content leaves out function words.
+    """
     from bssan_lib import viz
+    from bssan_lib.evaluation.grounding import content_words
     from bssan_lib.viz.style import plain
 
     picture, words, title = photograph.picture, attention.words, plain(caption)
     if kind == "attention":
-        place = layout(photograph)
-        return viz.word_panels(picture, attention.w2r, words, caption=title, width=width, **place)[0], "W2R"
+        only = content_words(range(len(words)), words) if content else None
+        panels = {**layout(photograph), "only": only, "style": style}
+        return viz.word_panels(picture, attention.w2r, words, caption=title, width=width, **panels)[0], "W2R"
     if kind == "alignment":
         return viz.alignment(attention, title=title, width=width)[0], "W2R and O2W"
     if kind == "boxes":

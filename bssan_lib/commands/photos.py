@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bssan_lib.commands.figures import draw, layout, save
+from bssan_lib.commands.figures import add_panels, draw, layout, panels_of, save
 from bssan_lib.commands.options import (
     add_checkpoint,
     check_caption,
@@ -27,7 +27,7 @@ THIRDS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 def add_commands(commands) -> None:
     """Adds `attend`, `rank` and `find` to the parser of `bssan`."""
-    attend = commands.add_parser("attend", help="where each word of a caption looks in a photograph")
+    attend = commands.add_parser("attend", help="the regions of a photograph that each word of a caption attends to")
     attend.add_argument("photo", metavar="PHOTO", help="a picture file")
     attend.add_argument("caption", metavar="CAPTION", help="any text")
     attend.add_argument(
@@ -35,6 +35,7 @@ def add_commands(commands) -> None:
         metavar="FILE|DIR",
         help="the figure, or the folder for it (default: attention_ and the photo's name, .png, here)",
     )
+    add_panels(attend)
     attend.set_defaults(command=_attend)
 
     rank = commands.add_parser("rank", help="which of many captions fit a photograph best")
@@ -71,13 +72,13 @@ def _attend(options: argparse.Namespace) -> None:
         f"score {attention.score:.3f}{', with the global vectors; attention alone:' if more else ' ='} {gate:.2f} x W2R "
         f"{attention.score_w2r:.3f} + {1 - gate:.2f} x O2W {attention.score_o2w:.3f}"
     )
-    print(f"{'word':16s} {'looks at':14s} weight  times even")
+    print(f"{'word':16s} {'attends to':14s} weight  times even")
     for word, weights in zip(attention.words, attention.w2r):
         print(
             f"{word:16s} {place_of(weights, photograph.boxes):14s} {weights.max():6.3f} "
             f"{weights.max() * len(weights):10.1f}"
         )
-    figure, direction = draw("attention", photograph, attention, options.caption, width)
+    figure, direction = draw("attention", photograph, attention, options.caption, width, **panels_of(options))
     save(figure, stem, formats, photograph, attention, options.photo, options.caption, direction)
 
 

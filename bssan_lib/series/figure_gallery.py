@@ -75,6 +75,10 @@ COMMANDS = {
         ["figure", "attention", *_CAT, "--width", "one"],
         "The same for another photograph, on one column.",
     ),
+    "photo_spotlight": (
+        ["figure", "attention", *_WOMAN, "--style", "spotlight", "--words", "content"],
+        "The content words alone; attended regions keep the picture's own colours.",
+    ),
     "photo_alignment": (["figure", "alignment", *_WOMAN], "Words by regions and objects by words, on one scale."),
     "photo_boxes": (
         ["figure", "boxes", *_WOMAN, "--words", "woman", "--words", "flag", "--width", "one"],
@@ -82,7 +86,7 @@ COMMANDS = {
     ),
     "photo_objects": (
         ["figure", "objects", *_WOMAN, "--width", "one"],
-        "What objects read: the three heaviest words of four windows.",
+        "What objects attend to: the three heaviest words of four windows.",
     ),
     "photo_links": (["figure", "links", *_WOMAN], "Words and objects joined by lines, in multiples of even attention."),
     "photo_ranked": (
