@@ -9,11 +9,13 @@ from pathlib import Path
 
 from bssan_lib.commands.options import (
     add_checkpoint,
+    add_font,
     check_caption,
     formats_of,
     open_photograph,
     output_stem,
     print_unknown_words,
+    use_font,
     width_of,
 )
 from bssan_lib.errors import ConfigError, DataError
@@ -89,10 +91,12 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--width", default="two", metavar="one|two|INCHES", help="3.25 or 6.75 inches, or any number (default: two)"
     )
+    add_font(parser)
 
 
 def _figure(options: argparse.Namespace) -> None:
     stem, formats, width = output_stem(options.out), formats_of(options.out), width_of(options.width)
+    use_font(options)
     check_caption(options.caption)
     if getattr(options, "k", None) is not None and options.k < 1:
         raise ConfigError(f"-k {options.k}: expected 1 or more")
@@ -176,6 +180,7 @@ def find_phrase(caption: str, phrase: str) -> tuple[str, list[int]]:
 
 def _recalls(options: argparse.Namespace) -> None:
     stem, formats, width = output_stem(options.out), formats_of(options.out), width_of(options.width)
+    use_font(options)
     rows, sources = {}, {}
     for given in options.metrics:
         name, equals, file = given.rpartition("=")

@@ -10,12 +10,14 @@ from pathlib import Path
 from bssan_lib.commands.figures import add_panels, draw, layout, panels_of, save
 from bssan_lib.commands.options import (
     add_checkpoint,
+    add_font,
     check_caption,
     formats_of,
     open_camera,
     open_photograph,
     output_stem,
     print_unknown_words,
+    use_font,
     width_of,
 )
 from bssan_lib.errors import ConfigError, DataError
@@ -50,6 +52,7 @@ def add_commands(commands) -> None:
 
     for command in (attend, rank, find):
         add_checkpoint(command)
+        add_font(command)
         command.add_argument("--width", default="two", metavar="one|two|INCHES", help="of the figure (default: two)")
     for command in (rank, find):
         command.add_argument("--top", type=int, default=10, metavar="N", help="how many are printed (default: 10)")
@@ -64,6 +67,7 @@ def _attend(options: argparse.Namespace) -> None:
     if options.out and Path(options.out).is_dir():
         out = str(Path(options.out) / f"{name}.png")
     stem, formats, width = output_stem(out), formats_of(out), width_of(options.width)
+    use_font(options)
     check_caption(options.caption)
     photograph = open_photograph(options.checkpoint, options.photo)
     attention = photograph.attend(options.caption)
@@ -170,6 +174,7 @@ def _check(options: argparse.Namespace):
         raise ConfigError(f"--top {options.top}: expected 1 or more")
     if not options.out:
         return None, (), width_of(options.width)
+    use_font(options)
     return output_stem(options.out), formats_of(options.out), width_of(options.width)
 
 
