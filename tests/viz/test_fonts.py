@@ -12,7 +12,7 @@ from bssan_lib.commands.cli import main
 from bssan_lib.errors import ConfigError
 from bssan_lib.viz import fonts, style
 
-SHIPPED = "STIXNonUnicode"  # comes with matplotlib and has letters that DejaVu Sans lacks
+SHIPPED = "STIXGeneral"  # comes with matplotlib and has letters that DejaVu Sans lacks
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,9 @@ def plain_machine(monkeypatch):
 def letter():
     """A character of SHIPPED that the figures' fonts lack."""
     own = FT2Font(font_manager.findfont(SHIPPED)).get_charmap()
-    return chr(min(code for code in own if code not in fonts.characters_of(("DejaVu Sans",))))
+    return chr(
+        min(code for code in own if chr(code).isprintable() and code not in fonts.characters_of(("DejaVu Sans",)))
+    )
 
 
 def figure_of(text):
