@@ -25,8 +25,7 @@ POLICY = (
 )
 TITLE = """# Attention explorer
 
-Choose an image and a caption, type a caption, or open your own photograph. Point at a word to see its regions, or at a
-region to see its words. Your photograph stays in the memory of this program."""
+Choose an image and a caption, type a caption, or open your own photograph; it stays in the memory of this program."""
 
 
 def serve(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from bssan_lib.commands.options import (
     add_checkpoint,
+    add_font,
     check_caption,
     formats_of,
     open_photograph,
     output_stem,
     print_unknown_words,
+    use_font,
     width_of,
 )
 from bssan_lib.errors import ConfigError, DataError
@@ -39,6 +41,8 @@ def add_commands(commands) -> None:
         kind.add_argument("--caption", required=True, metavar="TEXT", help="the text")
         add_checkpoint(kind)
         _add_out(kind)
+        if name == "attention":
+            add_panels(kind)
         if name == "boxes":
             kind.add_argument(
                 "--words",
@@ -61,6 +65,27 @@ def add_commands(commands) -> None:
     recalls.set_defaults(command=_recalls)
 
 
+def add_panels(parser: argparse.ArgumentParser) -> None:
+    """--style and --words of figures with a panel for each word."""
+    parser.add_argument(
+        "--style",
+        choices=["heat", "spotlight"],
+        default="heat",
+        help="heat: colour over the dimmed picture (default); spotlight: attended regions keep the picture's colours",
+    )
+    parser.add_argument(
+        "--words",
+        choices=["all", "content"],
+        default="all",
+        help="content: no panels for function words (default: all)",
+    )
+
+
+def panels_of(options: argparse.Namespace) -> dict:
+    """The values of `add_panels`, for `draw`."""
+    return {"style": options.style, "content": options.words == "content"}
+
+
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
@@ -71,18 +96,22 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--width", default="two", metavar="one|two|INCHES", help="3.25 or 6.75 inches, or any number (default: two)"
     )
+    add_font(parser)
 
 
 def _figure(options: argparse.Namespace) -> None:
     stem, formats, width = output_stem(options.out), formats_of(options.out), width_of(options.width)
+    use_font(options)
     check_caption(options.caption)
     if getattr(options, "k", None) is not None and options.k < 1:
         raise ConfigError(f"-k {options.k}: expected 1 or more")
-    phrases = [find_phrase(options.caption, words) for words in getattr(options, "words", None) or []]
+    given = options.words if options.kind == "boxes" else None
+    phrases = [find_phrase(options.caption, words) for words in given or []]
+    panels = panels_of(options) if options.kind == "attention" else {}
     photograph = open_photograph(options.checkpoint, options.image)
     attention = photograph.attend(options.caption)
     figure, direction = draw(
-        options.kind, photograph, attention, options.caption, width, phrases, getattr(options, "k", None)
+        options.kind, photograph, attention, options.caption, width, phrases, getattr(options, "k", None), **panels
     )
     save(figure, stem, formats, photograph, attention, options.image, options.caption, direction)
 
@@ -97,15 +126,22 @@ def save(figure, stem: Path, formats, photograph, attention, image: str, caption
     print("written: " + ", ".join(str(path) for path in written))
 
 
-def draw(kind: str, photograph, attention, caption: str, width: float, phrases=(), most: int | None = None):
-    """Draws one of KINDS and returns (figure, direction). phrases: [(title, rows of the words)], for boxes."""
+def draw(
+    kind: str, photograph, attention, caption: str, width: float, phrases=(), most=None, style="heat", content=False
+):
+    """(figure, direction) of one of KINDS. phrases: [(title, rows of the words)], for boxes. most: how many are shown.
+
+    style, content: of the panels of words; content leaves out function words.
+    """
     from bssan_lib import viz
+    from bssan_lib.evaluation.grounding import content_words
     from bssan_lib.viz.style import plain
 
     picture, words, title = photograph.picture, attention.words, plain(caption)
     if kind == "attention":
-        place = layout(photograph)
-        return viz.word_panels(picture, attention.w2r, words, caption=title, width=width, **place)[0], "W2R"
+        only = content_words(range(len(words)), words) if content else None
+        panels = {**layout(photograph), "only": only, "style": style}
+        return viz.word_panels(picture, attention.w2r, words, caption=title, width=width, **panels)[0], "W2R"
     if kind == "alignment":
         return viz.alignment(attention, title=title, width=width)[0], "W2R and O2W"
     if kind == "boxes":
@@ -151,6 +187,7 @@ def find_phrase(caption: str, phrase: str) -> tuple[str, list[int]]:
 
 def _recalls(options: argparse.Namespace) -> None:
     stem, formats, width = output_stem(options.out), formats_of(options.out), width_of(options.width)
+    use_font(options)
     rows, sources = {}, {}
     for given in options.metrics:
         name, equals, file = given.rpartition("=")

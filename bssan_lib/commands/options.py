@@ -72,6 +72,23 @@ def print_table(rows: Sequence[tuple[str, object]]) -> None:
         print(f"{name:18s} {value}")
 
 
+def add_font(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--font",
+        metavar="NAME|FILE",
+        help="a font for characters that DejaVu Sans lacks; also as BSSAN_FONT (default: an installed font that has them)",
+    )
+
+
+def use_font(options: argparse.Namespace) -> None:
+    """Makes --font the font of what this process draws. ConfigError where it is none."""
+    from bssan_lib.viz.fonts import families
+
+    if options.font:
+        os.environ["BSSAN_FONT"] = options.font
+    families()
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes",

@@ -7,15 +7,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from bssan_lib.commands.figures import draw, layout, save
+from bssan_lib.commands.figures import add_panels, draw, layout, panels_of, save
 from bssan_lib.commands.options import (
     add_checkpoint,
+    add_font,
     check_caption,
     formats_of,
     open_extractor,
     open_photograph,
     output_stem,
     print_unknown_words,
+    use_font,
     width_of,
 )
 from bssan_lib.errors import ConfigError, DataError
@@ -37,6 +39,7 @@ def add_commands(commands) -> None:
         metavar="FILE|DIR",
         help="the figure, or a folder for it (default: attention_PHOTO.png in the working directory)",
     )
+    add_panels(attend)
     attend.set_defaults(command=_attend)
 
     rank = commands.add_parser("rank", help="rank captions by how well they fit a photograph")
@@ -51,6 +54,7 @@ def add_commands(commands) -> None:
 
     for command in (attend, rank, find):
         add_checkpoint(command)
+        add_font(command)
         command.add_argument(
             "--width", default="two", metavar="one|two|INCHES", help="width of the figure (default: two)"
         )
@@ -67,6 +71,7 @@ def _attend(options: argparse.Namespace) -> None:
     if options.out and Path(options.out).is_dir():
         out = str(Path(options.out) / f"{name}.png")
     stem, formats, width = output_stem(out), formats_of(out), width_of(options.width)
+    use_font(options)
     check_caption(options.caption)
     photograph = open_photograph(options.checkpoint, options.photo)
     attention = photograph.attend(options.caption)
@@ -81,7 +86,7 @@ def _attend(options: argparse.Namespace) -> None:
             f"{word:16s} {position_of(weights, photograph.boxes):14s} {weights.max():6.3f} "
             f"{weights.max() * len(weights):10.1f}"
         )
-    figure, direction = draw("attention", photograph, attention, options.caption, width)
+    figure, direction = draw("attention", photograph, attention, options.caption, width, **panels_of(options))
     save(figure, stem, formats, photograph, attention, options.photo, options.caption, direction)
 
 
@@ -173,6 +178,7 @@ def _check(options: argparse.Namespace):
         raise ConfigError(f"--top {options.top}: expected 1 or more")
     if not options.out:
         return None, (), width_of(options.width)
+    use_font(options)
     return output_stem(options.out), formats_of(options.out), width_of(options.width)
 
 

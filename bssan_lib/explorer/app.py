@@ -31,6 +31,7 @@ from bssan_lib.explorer.view import (
 MOST_LETTERS, MOST_WORDS = 400, 60  # of a caption; more would make anybody wait
 MOST_UPLOADS = 20  # the oldest is let go beyond
 LARGEST_KEPT = 1600  # pixels of a side of a picture that was handed in, once the model has seen it whole
+DIRECTIONS = [("words attend to regions (W2R)", "w2r"), ("objects attend to words (O2W)", "o2w")]
 MEDIA = {"pdf": "application/pdf", "svg": "image/svg+xml", "png": "image/png"}
 
 
@@ -47,28 +48,16 @@ class Explorer:
         self._captions_of: Photograph | None = None  # of these the nearest captions are kept
         self._captions: list[tuple[int, str, float]] = []
         self._near: dict[str, list[tuple]] = {}
-        plain = {"description_width": "initial"}
-        self.source = widgets.Dropdown(
-            description="Pictures", style=plain, layout={"width": "19rem", "max_width": "100%"}
+        self.source, self.picture, self.given = (
+            _control(widgets.Dropdown, name) for name in ("Pictures", "Picture", "Its captions")
         )
-        self.picture = widgets.Dropdown(
-            description="Picture", style=plain, layout={"width": "15rem", "max_width": "100%"}
+        self.typed = _control(
+            widgets.Text, "Caption", placeholder="type any caption, then Enter", continuous_update=False
         )
-        self.given = widgets.Dropdown(
-            description="Its captions", style=plain, layout={"flex": "1 1 16rem", "width": "auto", "max_width": "100%"}
-        )
-        self.typed = widgets.Text(
-            description="Caption",
-            placeholder="type any caption, then Enter",
-            style=plain,
-            continuous_update=False,
-            layout={"flex": "1 1 22rem", "width": "auto", "max_width": "100%"},
-        )
-        self.near = widgets.Checkbox(description="show what is nearest", indent=False, layout={"width": "12rem"})
-        self.format = widgets.Dropdown(
-            options=["PDF", "SVG", "PNG"], description="Figure as", style=plain, layout={"width": "10rem"}
-        )
-        self.save = widgets.Button(description="Save figure", layout={"width": "8rem"})
+        self.near = widgets.Checkbox(description="show what is nearest", indent=False, layout={"width": "auto"})
+        self.direction = _control(widgets.Dropdown, "Figure of", options=DIRECTIONS)
+        self.format = _control(widgets.Dropdown, "Figure as", options=["PDF", "SVG", "PNG"])
+        self.save = widgets.Button(description="Save figure", layout={"width": "9rem"})
         self._show_galleries()
         first = self.galleries[0]
         caption = (first.captions[0] or ["a picture"])[0]
@@ -78,13 +67,11 @@ class Explorer:
             view_data(self.photograph, caption, first.labels[0], self.attention),
             on_upload=self.take if extractor else None,
         )
-        row = {"flex_flow": "row wrap", "width": "100%", "max_width": "60rem", "align_items": "center"}
         self.box = widgets.VBox(
             [
-                widgets.HBox([self.source, self.picture, self.given], layout=row),
-                widgets.HBox([self.typed], layout=row),
+                _lined_up(self.source, self.picture, self.given, self.typed),
                 self.view,
-                widgets.HBox([self.near, self.format, self.save], layout=row),
+                _lined_up(self.direction, self.format, self.near, self.save),
             ]
         )
         self._fill_choices()
@@ -113,7 +100,7 @@ class Explorer:
         self.attention = self.photograph.attend(self.caption)
         self._fill_choices()  # before the view, so that whoever sees the picture finds the lists in line with it
         self.view.data = view_data(self.photograph, self.caption, chosen.labels[row], self.attention)
-        self.view.message = "" if caption.strip() else "Type a caption: an empty one is read as one unknown word."
+        self.view.message = "" if caption.strip() else "Type a caption: an empty one is treated as one unknown word."
         self._show_neighbours()
 
     def take(self, name: str, content: bytes) -> None:
@@ -146,8 +133,8 @@ class Explorer:
         self.choose(number, 0, self.caption)
 
     def figure(self):
-        """The figure for a paper of what is shown, in the direction that the view shows."""
-        return attention_figure(self.photograph, self.attention, self.view.direction, self.caption)
+        """The figure for a paper of what is shown, in the direction that is chosen under it."""
+        return attention_figure(self.photograph, self.attention, self.direction.value, self.caption)
 
     def send_figure(self) -> None:
         """Hands that figure to the browser as a file."""
@@ -155,7 +142,7 @@ class Explorer:
         figure = self.figure()
         content = viz.figure_bytes(figure, ending, self.caption)
         pyplot.close(figure)
-        self.view.send_file(f"attention_{self.view.direction}.{ending}", MEDIA[ending], content)
+        self.view.send_file(f"attention_{self.direction.value}.{ending}", MEDIA[ending], content)
 
     def _changed(self, gallery: int, row: int, caption: str | None = None) -> None:
         """A reader chose something."""
@@ -191,7 +178,7 @@ class Explorer:
             )
         gallery = self.galleries[here]
         if not gallery.is_encoded and gallery.searched > 20:
-            self.view.message = f"Looking at {gallery.searched} pictures once …"
+            self.view.message = f"Encoding {gallery.searched} pictures once …"
             gallery.image_codes()
             self.view.message = ""
         if self._captions_of is not self.photograph:
@@ -257,6 +244,23 @@ class Explorer:
     def _repr_mimebundle_(self, **options):
         self.view.picture = viz.screen_png(self.figure())
         return with_still(self.box._repr_mimebundle_(**options), self.view)
+
+
+def _control(kind: type, description: str, **settings):
+    """A widget with its label in a column of fixed width, so that labels and fields of several line up."""
+    return kind(
+        description=description,
+        style={"description_width": "6rem"},
+        layout={"width": "100%", "margin": "2px 0"},
+        **settings,
+    )
+
+
+def _lined_up(*controls: widgets.Widget) -> widgets.GridBox:
+    """Controls in two columns of the same width, in one where the window is narrow."""
+    columns = "repeat(auto-fit, minmax(min(100%, 30rem), 1fr))"
+    layout = {"grid_template_columns": columns, "grid_gap": "0 1.6rem", "width": "100%", "max_width": "84rem"}
+    return widgets.GridBox(controls, layout={**layout, "align_items": "center"})
 
 
 def open_explorer(checkpoint: Path | str | None = None, data: Path | str | None = None) -> Explorer:

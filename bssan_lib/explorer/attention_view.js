@@ -3,54 +3,89 @@
 //   createView(element, options).update(data)    data as bssan_lib/explorer/view.py makes it; needs no kernel
 //   export default { render }                    the same as a Jupyter widget
 //
-// A "place" is a region (W2R) or an object (O2W). Texts are only ever set as text, never as HTML.
+// A "place" is a region (W2R) or an object (O2W); each direction has a picture of its own. Texts are only ever set as
+// text, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_OUTLINES = 5; // overlapping boxes that are drawn for one word
+const LISTED = 4; // places or words that are named beside the pictures
 const STEP = 1300; // milliseconds a word while playing
 const PART = 2 * 1024 * 1024; // bytes of one message of an upload
 const DIRECTIONS = {
-  w2r: { title: "Words look at regions (W2R)", set: "regions", one: "region" },
-  o2w: { title: "Objects read words (O2W)", set: "objects", one: "object" },
+  w2r: { title: "Words attend to regions (W2R)", set: "regions", one: "region", whose: "the word's" },
+  o2w: { title: "Objects attend to words (O2W)", set: "objects", one: "object", whose: "the object's" },
 };
+const BOTH = Object.keys(DIRECTIONS);
+const TOUR = [
+  "Point at a word. The W2R picture shows the regions that it attends to.",
+  "Point at an object in the O2W picture. The bars under the words show its attention.",
+  "Type another caption, or change one noun. The score shows how well picture and caption fit.",
+];
+
 export function createView(root, options = {}) {
-  const state = { direction: "w2r", pinned: null, hovered: null, size: "", timer: null, data: null };
+  // word: the chosen word. place: the chosen region or object {kind, index}. hovered: what is under the pointer.
+  const state = { word: null, place: null, hovered: null, size: "", timer: null, data: null };
   const part = build(root, options);
 
-  // What is shown: the word or place under the pointer, else the one that was chosen, else the plain picture.
-  const shown = () => state.hovered ?? state.pinned;
-  const places = () => state.data[DIRECTIONS[state.direction].set];
-  const name = () => DIRECTIONS[state.direction].one;
-  const weight = (word, place) => (state.direction === "w2r" ? places().weights[word][place] : places().weights[place][word]);
-  const top = () => Math.max(1e-9, ...places().weights.map((row) => Math.max(...row)));
-  const eligible = () => places().boxes.map((_, p) => p).filter((p) => !state.size || sizeOf(places().boxes[p]) === state.size);
+  const places = (way) => state.data[DIRECTIONS[way].set];
+  const weight = (way, word, place) => (way === "w2r" ? places(way).weights[word][place] : places(way).weights[place][word]);
+  const top = (way) => Math.max(1e-9, ...places(way).weights.map((row) => Math.max(...row)));
+  const eligible = (way) => places(way).boxes.map((_, p) => p)
+    .filter((p) => way === "w2r" || !state.size || sizeOf(places(way).boxes[p]) === state.size);
+  const heaviestPlaces = (way, word) => eligible(way).sort((a, b) => weight(way, word, b) - weight(way, word, a));
+  const heaviestWords = (way, place) => state.data.words.map((_, t) => t).sort((a, b) => weight(way, b, place) - weight(way, a, place));
+  const named = (way, p) => `${DIRECTIONS[way].one} ${p + 1}${state.data.placed ? ` (${whereabouts(places(way).boxes[p])})` : ""}`;
+  const quoted = (t) => `“${state.data.words[t]}”`;
+
+  // What a direction's picture shows: its place under the pointer or chosen, else the word, else nothing.
+  function shown(way) {
+    const now = state.hovered ?? state.place;
+    if (now?.kind === DIRECTIONS[way].one) return { word: null, place: now.index };
+    return { word: now?.kind === "word" ? now.index : state.word, place: null };
+  }
 
   function update(data) {
     const same = state.data && state.data.words.join(" ") === data.words.join(" ");
-    state.data = data;
-    state.hovered = null;
-    if (!same || state.pinned?.kind !== "word") state.pinned = null;
-    if (!same) pause();
-    part.image.src = data.picture.uri;
-    part.image.alt = data.picture.alt;
-    part.stage.style.aspectRatio = `${data.picture.width} / ${data.picture.height}`;
-    part.stage.style.maxWidth = `${Math.min(560, (560 * data.picture.width) / data.picture.height)}px`;
-    part.bar.style.background = `linear-gradient(to right, ${data.colours.join(", ")}), var(--dark)`;
+    Object.assign(state, { data, hovered: null, place: null });
+    if (!same) { pause(); state.word = data.first; }
+    for (const way of BOTH) {
+      const pane = part.panes[way];
+      pane.image.src = data.picture.uri;
+      pane.image.alt = data.picture.alt;
+      pane.stage.style.aspectRatio = `${data.picture.width} / ${data.picture.height}`;
+      pane.stage.style.maxWidth = `${Math.min(560, (560 * data.picture.width) / data.picture.height)}px`;
+      pane.bar.style.background = `linear-gradient(to right, ${data.colours.join(", ")}), var(--dark)`;
+      pane.max.textContent = percent(top(way));
+    }
     part.caption.textContent = data.caption;
     part.words.replaceChildren(...data.words.map(wordButton));
     const unknown = data.unknown.map((t) => `“${data.words[t]}”`);
-    part.unknown.textContent = unknown.length ? `Never learned, read as “unknown word”: ${[...new Set(unknown)].join(", ")}.` : "";
-    const { joint, w2r, o2w, gate } = data.scores;
+    part.unknown.textContent = unknown.length ? `Not in the vocabulary, treated as <unk>: ${[...new Set(unknown)].join(", ")}.` : "";
+    const sizes = [...new Set(places("o2w").boxes.map(sizeOf))];
+    state.size = "";
+    part.sizes.parentElement.hidden = sizes.length < 2 || sizes.length > 6;
+    part.sizes.replaceChildren(element("option", { value: "" }, "of any size"),
+      ...sizes.map((size) => element("option", { value: size }, `of ${size} of the picture`)));
+    showScore(data.scores);
+    BOTH.forEach(makePlaces);
+    draw();
+  }
+
+  function showScore({ joint, w2r, o2w, gate }) {
     const whole = Math.abs(joint - gate * w2r - (1 - gate) * o2w) < 0.001; // else global vectors score as well
-    part.score.replaceChildren(element("b", {}, `Score ${joint.toFixed(3)}`),
-      `${whole ? " =" : ", with the global vectors; attention alone:"} ${gate.toFixed(2)} × ${w2r.toFixed(3)} (W2R) + ${(1 - gate).toFixed(2)} × ${o2w.toFixed(3)} (O2W)`);
-    setDirection(state.direction);
+    const row = (name, share, score) => element("tr", {}, element("th", { scope: "row" }, name),
+      element("td", {}, share.toFixed(2)), element("td", {}, `× ${score.toFixed(3)}`), element("td", {}, `= ${(share * score).toFixed(3)}`));
+    part.score.replaceChildren(element("p", {}, "S = share × W2R + share × O2W"),
+      element("table", {}, row("W2R", gate, w2r), row("O2W", 1 - gate, o2w),
+        element("tr", { class: "sum" }, element("th", { scope: "row" }, "Score S"), element("td", {}), element("td", {}), element("td", {}, `${whole ? "=" : ""} ${joint.toFixed(3)}`))),
+      element("p", { class: "note" }, `${whole ? "" : "The global vectors are part of S as well. "}W2R is the mean cosine of the words and what they attend to, ` +
+        "O2W that of the objects. The model has learned the shares; they sum to one."));
   }
 
   function wordButton(word, t) {
     const unknown = state.data.unknown.includes(t);
     const button = element("button", { type: "button", class: unknown ? "word unknown" : "word", "data-word": t,
-      "aria-label": unknown ? `${word}, a word never learned` : word },
+      "aria-label": unknown ? `${word}, not in the vocabulary` : word },
       element("span", { class: "text" }, word), element("span", { class: "track" }, element("span", { class: "fill" })),
       element("span", { class: "number" }));
     button.addEventListener("pointerenter", (event) => event.pointerType !== "touch" && hover({ kind: "word", index: t }));
@@ -60,96 +95,99 @@ export function createView(root, options = {}) {
     return button;
   }
 
-  function setDirection(direction) {
-    state.direction = direction;
-    state.hovered = null;
-    if (state.pinned?.kind === "place") state.pinned = null;
-    for (const radio of part.radios) radio.checked = radio.value === direction;
-    const sizes = [...new Set(places().boxes.map(sizeOf))];
-    const choice = sizes.length > 1 && sizes.length < 7;
-    state.size = "";
-    part.sizes.parentElement.hidden = !choice;
-    part.sizes.replaceChildren(element("option", { value: "" }, "of any size"),
-      ...sizes.map((size) => element("option", { value: size }, `of ${size} of the picture`)));
-    part.max.textContent = percent(top());
-    part.svg.setAttribute("aria-label", `${places().boxes.length} ${name()}s of the picture; arrow keys move between them`);
-    const { width, height } = state.data.picture;
-    part.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    part.svg.replaceChildren(...places().boxes.map((box, p) => {
+  function makePlaces(way) {
+    const { width, height } = state.data.picture, kind = DIRECTIONS[way].one, { svg } = part.panes[way];
+    svg.setAttribute("aria-label", `${places(way).boxes.length} ${kind}s of the picture; arrow keys move between them`);
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.replaceChildren(...places(way).boxes.map((box, p) => {
       const rectangle = shape("rect", { x: box[0] * width, y: box[1] * height, width: (box[2] - box[0]) * width,
-        height: (box[3] - box[1]) * height, class: "place", "data-place": p, tabindex: -1, role: "button",
-        "aria-label": `${name()} ${p + 1}${state.data.placed ? `, ${whereabouts(box)}` : ""}` });
-      rectangle.addEventListener("focus", () => { if (rectangle.matches(":focus-visible")) pin({ kind: "place", index: p }); });
+        height: (box[3] - box[1]) * height, class: "place", "data-place": p, tabindex: -1, role: "button", "aria-label": named(way, p) });
+      rectangle.addEventListener("focus", () => { if (rectangle.matches(":focus-visible")) pin({ kind, index: p }); });
       return rectangle;
     }), shape("g", { class: "marks", "aria-hidden": "true" }));
-    draw();
   }
 
   function draw() {
-    const now = shown(), data = state.data, highest = top();
-    const word = now?.kind === "word" ? now.index : null, place = now?.kind === "place" ? now.index : null;
-    const colour = (w) => data.colours[Math.round(Math.min(1, w / highest) * (data.colours.length - 1))];
-    const { width, height } = data.picture;
-    part.view.classList.toggle("dimmed", word !== null);
-    [...part.words.children].forEach((button, t) => {
-      const own = place === null ? null : weight(t, place);
-      button.classList.toggle("active", t === word);
-      button.setAttribute("aria-pressed", t === word);
-      button.tabIndex = t === (state.pinned?.kind === "word" ? state.pinned.index : 0) ? 0 : -1;
-      button.querySelector(".number").textContent = own === null ? "" : percent(own);
-      const fill = button.querySelector(".fill");
-      fill.style.width = own === null ? "0" : `${(100 * own) / highest}%`;
-      fill.style.background = own === null ? "none" : colour(own);
-    });
-    const allowed = eligible();
-    const first = state.pinned?.kind === "place" ? state.pinned.index : allowed[0];
-    for (const rectangle of part.svg.querySelectorAll(".place")) {
+    BOTH.forEach(drawPane);
+    drawWords();
+    part.explained.replaceChildren(...BOTH.map(explanation).filter(Boolean));
+    part.clear.disabled = state.word === null && state.place === null;
+  }
+
+  function drawPane(way) {
+    const { word, place } = shown(way), { stage, svg } = part.panes[way], highest = top(way);
+    const { width, height } = state.data.picture, boxes = places(way).boxes;
+    stage.classList.toggle("dimmed", word !== null);
+    const first = state.place?.kind === DIRECTIONS[way].one ? state.place.index : eligible(way)[0];
+    for (const rectangle of svg.querySelectorAll(".place")) {
       const p = Number(rectangle.dataset.place);
       rectangle.setAttribute("tabindex", p === first ? 0 : -1);
       rectangle.setAttribute("aria-pressed", p === place);
       rectangle.classList.toggle("active", p === place);
-      rectangle.style.fill = word !== null && places().tiles ? colour(weight(word, p)) : "transparent";
+      rectangle.style.fill = word !== null && places(way).tiles ? colour(weight(way, word, p) / highest) : "transparent";
     }
     const marks = [];
-    if (word !== null && !places().tiles) {
-      const heaviest = allowed.sort((a, b) => weight(word, b) - weight(word, a)).slice(0, MOST_OUTLINES).reverse();
-      heaviest.forEach((p) => marks.push(...outline(places().boxes[p], width, height, colour(weight(word, p)).slice(0, 7),
-        (width / 560) * (1 + (3 * weight(word, p)) / highest), percent(weight(word, p)))));
+    if (word !== null && !places(way).tiles) {
+      for (const p of heaviestPlaces(way, word).slice(0, MOST_OUTLINES).reverse()) {
+        const share = weight(way, word, p);
+        marks.push(...outline(boxes[p], width, height, colour(share / highest).slice(0, 7), (width / 560) * (1 + (3 * share) / highest), percent(share)));
+      }
     }
-    if (place !== null) marks.push(...outline(places().boxes[place], width, height, "#ffe566", (width / 560) * 3));
-    part.svg.querySelector(".marks").replaceChildren(...marks);
-    part.status.textContent = sentence(word, place);
-    part.clear.disabled = state.pinned === null;
+    if (place !== null) marks.push(...outline(boxes[place], width, height, "#ffe566", (width / 560) * 3));
+    svg.querySelector(".marks").replaceChildren(...marks);
   }
 
-  function sentence(word, place) {
-    const data = state.data, one = name();
-    if (word === null && place === null) {
-      return `Point at a word, or at the picture. With the keyboard: Tab to the words or the picture, arrow keys, Space plays.`;
-    }
-    if (word !== null) {
-      const order = eligible().sort((a, b) => weight(word, b) - weight(word, a)).slice(0, 3);
-      const list = order.map((p) => `${one} ${p + 1}${data.placed ? ` (${whereabouts(places().boxes[p])})` : ""} ${percent(weight(word, p))}`).join(", ");
-      return state.direction === "w2r"
-        ? `“${data.words[word]}” shares its attention among all ${places().boxes.length} regions; most goes to ${list}.`
-        : `Of all objects, these give “${data.words[word]}” the largest share of what they read: ${list}.`;
-    }
-    const order = data.words.map((_, t) => t).sort((a, b) => weight(b, place) - weight(a, place)).slice(0, 3);
-    const list = order.map((t) => `“${data.words[t]}” ${percent(weight(t, place))}`).join(", ");
-    const where = data.placed ? ` (${whereabouts(places().boxes[place])})` : "";
-    return state.direction === "w2r"
-      ? `Region ${place + 1}${where} gets these shares of the words' attention: ${list}. Each word has 100% to give, to all regions.`
-      : `Object ${place + 1}${where} reads ${list}. Its shares sum to 100% over the words.`;
+  // The bars: each word's share of the object, or what each word gives to the region that is pointed at.
+  function drawWords() {
+    const way = shown("w2r").place !== null ? "w2r" : "o2w", { word, place } = shown(way);
+    const from = place ?? (word === null ? null : heaviestPlaces(way, word)[0]);
+    [...part.words.children].forEach((button, t) => {
+      const own = from === null ? null : weight(way, t, from);
+      button.classList.toggle("active", t === shown("w2r").word);
+      button.setAttribute("aria-pressed", t === shown("w2r").word);
+      button.tabIndex = t === (state.word ?? 0) ? 0 : -1;
+      button.querySelector(".number").textContent = own === null ? "" : percent(own);
+      const fill = button.querySelector(".fill");
+      fill.style.width = own === null ? "0" : `${(100 * own) / top(way)}%`;
+      fill.style.background = own === null ? "none" : colour(own / top(way));
+    });
+    part.bars.textContent = from === null ? "Choose a word, or point at a picture." : way === "w2r"
+      ? `Bars: the share of each word's attention that goes to ${named(way, from)}.`
+      : `Bars: the attention of ${named(way, from)} to the words, 100% in all.`;
   }
+
+  function explanation(way) {
+    const { word, place } = shown(way), { one } = DIRECTIONS[way];
+    if (word === null && place === null) return null;
+    const rows = word !== null ? heaviestPlaces(way, word).slice(0, LISTED).map((p) => [named(way, p), weight(way, word, p)])
+      : heaviestWords(way, place).slice(0, LISTED).map((t) => [quoted(t), weight(way, t, place)]);
+    const count = places(way).boxes.length, even = percent(1 / count);
+    const [title, note] = word !== null
+      ? way === "w2r" ? [`${quoted(word)} attends to`, `Its shares of all ${count} regions sum to 100%; an even share is ${even}.`]
+        : [`Objects that attend most to ${quoted(word)}`, "These do not sum to 100%: each object has 100% for all words."]
+      : way === "w2r" ? [`Words that attend to ${named(way, place)}`, "These do not sum to 100%: each word has 100% for all regions."]
+        : [`${named(way, place)} attends to`, "Its shares sum to 100% over the words."];
+    return element("section", { class: one }, element("h4", {}, `${title[0].toUpperCase()}${title.slice(1)}`),
+      element("ol", {}, ...rows.map(([name, share]) => element("li", {}, element("span", {}, name), element("b", {}, percent(share))))),
+      element("p", { class: "note" }, note));
+  }
+
+  const colour = (share) => state.data.colours[Math.round(Math.min(1, share) * (state.data.colours.length - 1))];
 
   function hover(target) {
     if (state.hovered?.kind === target?.kind && state.hovered?.index === target?.index) return;
     state.hovered = target;
     draw();
   }
-  function pin(target) { state.hovered = null; state.pinned = target; draw(); }
+  function pin(target) {
+    state.hovered = null;
+    state.place = target && target.kind !== "word" ? target : null;
+    if (target?.kind === "word") state.word = target.index;
+    draw();
+  }
+  function clear() { pause(); state.word = null; pin(null); }
   function step(by) {
-    const count = state.data.words.length, at = state.pinned?.kind === "word" ? state.pinned.index : by > 0 ? -1 : 0;
+    const count = state.data.words.length, at = state.word ?? (by > 0 ? -1 : 0);
     pin({ kind: "word", index: (at + by + count) % count });
   }
   function pause() {
@@ -165,40 +203,45 @@ export function createView(root, options = {}) {
   }
 
   // The smallest box under the pointer counts, of equally small ones the one whose centre is nearest.
-  function placeAt(event) {
-    const frame = part.svg.getBoundingClientRect();
+  function placeAt(way, event) {
+    const frame = part.panes[way].svg.getBoundingClientRect(), { boxes } = places(way);
     const x = (event.clientX - frame.left) / frame.width, y = (event.clientY - frame.top) / frame.height;
-    const rank = (p) => { const b = places().boxes[p];
+    const rank = (p) => { const b = boxes[p];
       return [Math.round(1e3 * (b[2] - b[0]) * (b[3] - b[1])), Math.hypot((b[0] + b[2]) / 2 - x, (b[1] + b[3]) / 2 - y)]; };
-    const under = eligible().filter((p) => { const b = places().boxes[p]; return b[0] <= x && x <= b[2] && b[1] <= y && y <= b[3]; });
+    const under = eligible(way).filter((p) => { const b = boxes[p]; return b[0] <= x && x <= b[2] && b[1] <= y && y <= b[3]; });
     under.sort((a, b) => rank(a)[0] - rank(b)[0] || rank(a)[1] - rank(b)[1]);
-    return under.length ? { kind: "place", index: under[0] } : null;
+    return under.length ? { kind: DIRECTIONS[way].one, index: under[0] } : null;
   }
-  part.svg.addEventListener("pointermove", (event) => event.pointerType !== "touch" && hover(placeAt(event)));
-  part.svg.addEventListener("pointerleave", () => hover(null));
-  part.svg.addEventListener("click", (event) => { pause(); pin(placeAt(event)); });
+  for (const way of BOTH) {
+    const { svg } = part.panes[way];
+    svg.addEventListener("pointermove", (event) => event.pointerType !== "touch" && hover(placeAt(way, event)));
+    svg.addEventListener("pointerleave", () => hover(null));
+    svg.addEventListener("click", (event) => { pause(); pin(placeAt(way, event)); });
+  }
 
-  function moveInPicture(key, from) {
-    const centre = (p) => { const b = places().boxes[p]; return [(b[0] + b[2]) / 2, (b[1] + b[3]) / 2]; };
+  function moveInPicture(way, key, from) {
+    const centre = (p) => { const b = places(way).boxes[p]; return [(b[0] + b[2]) / 2, (b[1] + b[3]) / 2]; };
     const [x, y] = centre(from), along = key === "ArrowLeft" || key === "ArrowRight" ? 0 : 1;
     const sign = key === "ArrowRight" || key === "ArrowDown" ? 1 : -1;
     const cost = (p) => { const d = [centre(p)[0] - x, centre(p)[1] - y]; return sign * d[along] > 1e-6 ? Math.abs(d[along]) + 3 * Math.abs(d[1 - along]) : Infinity; };
-    const next = eligible().reduce((best, p) => (cost(p) < cost(best) ? p : best), from);
+    const next = eligible(way).reduce((best, p) => (cost(p) < cost(best) ? p : best), from);
     return cost(next) < Infinity ? next : from;
   }
   part.view.addEventListener("keydown", (event) => {
     const target = event.target, isPlace = target.classList.contains("place"), isWord = target.classList.contains("word");
     if (!isPlace && !isWord && event.key !== "Escape") return;
-    const focus = (what, index) => { pause(); pin({ kind: what, index }); part.view.querySelector(`[data-${what}="${index}"]`).focus(); };
-    const words = state.data.words.length, t = Number(target.dataset.word), p = Number(target.dataset.place);
+    const way = target.closest(".pane")?.dataset.direction, words = state.data.words.length;
+    const t = Number(target.dataset.word), p = Number(target.dataset.place);
+    const toWord = (index) => { pause(); pin({ kind: "word", index }); part.words.children[index].focus(); };
+    const toPlace = (index) => { pause(); pin({ kind: DIRECTIONS[way].one, index }); part.panes[way].svg.querySelector(`[data-place="${index}"]`).focus(); };
     if (event.key === " ") play();
-    else if (event.key === "Escape") { pause(); pin(null); }
-    else if (isWord && event.key === "ArrowRight") focus("word", (t + 1) % words);
-    else if (isWord && event.key === "ArrowLeft") focus("word", (t + words - 1) % words);
-    else if (isWord && event.key === "Home") focus("word", 0);
-    else if (isWord && event.key === "End") focus("word", words - 1);
-    else if (isPlace && event.key.startsWith("Arrow")) focus("place", moveInPicture(event.key, p));
-    else if (isPlace && event.key === "Enter") pin({ kind: "place", index: p });
+    else if (event.key === "Escape") clear();
+    else if (isWord && event.key === "ArrowRight") toWord((t + 1) % words);
+    else if (isWord && event.key === "ArrowLeft") toWord((t + words - 1) % words);
+    else if (isWord && event.key === "Home") toWord(0);
+    else if (isWord && event.key === "End") toWord(words - 1);
+    else if (isPlace && event.key.startsWith("Arrow")) toPlace(moveInPicture(way, event.key, p));
+    else if (isPlace && event.key === "Enter") pin({ kind: DIRECTIONS[way].one, index: p });
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -206,11 +249,8 @@ export function createView(root, options = {}) {
   part.play.addEventListener("click", play);
   part.back.addEventListener("click", () => { pause(); step(-1); });
   part.next.addEventListener("click", () => { pause(); step(1); });
-  part.clear.addEventListener("click", () => { pause(); pin(null); });
-  for (const radio of part.radios) {
-    radio.addEventListener("change", () => { setDirection(radio.value); options.onDirection?.(radio.value); });
-  }
-  part.sizes.addEventListener("change", () => { state.size = part.sizes.value; if (state.pinned?.kind === "place") state.pinned = null; draw(); });
+  part.clear.addEventListener("click", clear);
+  part.sizes.addEventListener("change", () => { state.size = part.sizes.value; if (state.place?.kind === "object") state.place = null; draw(); });
 
   function showNeighbours(found) {
     const captions = (found.captions ?? []).map((one, i) => {
@@ -240,8 +280,7 @@ export function createView(root, options = {}) {
     part.searched.textContent = found.note ?? "";
   }
 
-  return { update, showNeighbours, setMessage: (text) => { part.message.textContent = text; part.message.hidden = !text; },
-    setDirection: (direction) => state.data && direction !== state.direction && setDirection(direction), pause };
+  return { update, showNeighbours, pause, setMessage: (text) => { part.message.textContent = text; part.message.hidden = !text; } };
 }
 
 function build(root, options) {
@@ -249,42 +288,61 @@ function build(root, options) {
   const part = { play: element("button", { type: "button", class: "play" }, "Play"), back: button("‹", "Previous word"),
     next: button("›", "Next word"), clear: element("button", { type: "button" }, "Plain picture"),
     sizes: element("select", {}), words: element("div", { class: "words", role: "group", "aria-label": "Words of the caption; arrow keys move, Space plays" }),
-    caption: element("p", { class: "caption" }), image: element("img", {}), svg: shape("svg", { role: "group" }),
-    bar: element("span", { class: "bar" }), max: element("span", {}), status: element("p", { class: "status", "aria-live": "polite" }),
-    unknown: element("p", { class: "note" }), score: element("p", { class: "result" }),
+    bars: element("p", { class: "note bars" }), caption: element("p", { class: "caption" }),
+    explained: element("div", { class: "status", "aria-live": "polite" }),
+    unknown: element("p", { class: "note" }), score: element("div", { class: "result" }),
     message: element("p", { class: "message", role: "alert" }), captions: element("ol", { class: "captions" }),
     pictures: element("ol", { class: "pictures" }), searched: element("p", { class: "note" }) };
-  const group = `bssan-${Math.random().toString(36).slice(2)}`; // every widget on a page runs a copy of this file
-  part.radios = Object.keys(DIRECTIONS).map((value) => element("input", { type: "radio", name: group, value }));
   part.message.hidden = true;
-  part.stage = element("div", { class: "stage" }, part.image, part.svg);
+  part.panes = Object.fromEntries(BOTH.map((way) => [way, pane(way)]));
   const upload = options.onUpload ? uploader(part, options.onUpload) : "";
   part.neighbours = element("div", { class: "neighbours" },
     element("section", {}, element("h4", {}, "Captions nearest to this picture"), part.captions),
     element("section", {}, element("h4", {}, "Pictures nearest to this caption"), part.pictures), part.searched);
   part.neighbours.hidden = true;
   part.view = element("div", { class: "bssan-view", role: "group", "aria-label": "Attention between a caption and a picture",
-    "data-lm-suppress-shortcuts": "true" },
-    element("fieldset", {}, element("legend", {}, "Direction"),
-      ...part.radios.map((radio) => element("label", {}, radio, DIRECTIONS[radio.value].title))),
-    part.caption, part.words,
+    "data-lm-suppress-shortcuts": "true" }, tour(), part.caption, part.words, part.bars,
     element("div", { class: "controls" }, part.play, part.back, part.next, part.clear,
       element("label", {}, "objects ", part.sizes), upload),
     part.message,
-    element("div", { class: "body" }, element("div", { class: "left" }, part.stage,
-      element("p", { class: "scale" }, "0%", part.bar, part.max, element("span", { class: "what" }, "share of attention"))),
-      element("div", { class: "right" }, part.status, part.unknown, part.score)),
+    element("div", { class: "body" }, ...BOTH.map((way) => part.panes[way].whole),
+      element("div", { class: "right" }, part.explained, part.unknown,
+        element("section", {}, element("h4", {}, "Score of picture and caption"), part.score),
+        element("p", { class: "note" }, "Keyboard: Tab to the words or a picture, then arrow keys. Space plays, Esc shows the plain picture."))),
     part.neighbours);
   root.replaceChildren(part.view);
   return part;
+}
+
+// One direction: its title, the picture with its places, the scale of the colours.
+function pane(way) {
+  const found = { image: element("img", {}), svg: shape("svg", { role: "group" }), bar: element("span", { class: "bar" }), max: element("span", {}) };
+  found.stage = element("div", { class: "stage" }, found.image, found.svg);
+  found.whole = element("section", { class: "pane", "data-direction": way }, element("h4", {}, DIRECTIONS[way].title), found.stage,
+    element("p", { class: "scale" }, "0%", found.bar, found.max, element("span", {}, `share of ${DIRECTIONS[way].whose} attention`)));
+  return found;
+}
+
+// Three steps; closed in one view they are closed in every view of the page.
+function tour() {
+  const close = element("button", { type: "button" }, "Close these steps");
+  const whole = element("div", { class: "tour", role: "note" }, element("ol", {}, ...TOUR.map((step) => element("li", {}, step))), close);
+  whole.hidden = document.documentElement.dataset.bssanTour === "closed";
+  close.addEventListener("click", () => {
+    document.documentElement.dataset.bssanTour = "closed";
+    for (const one of document.querySelectorAll(".bssan-view .tour")) one.hidden = true;
+  });
+  return whole;
 }
 
 function uploader(part, onUpload) {
   const input = element("input", { type: "file", accept: "image/*", "aria-label": "Open a photograph of your own" });
   const take = (file) => file && onUpload(file);
   input.addEventListener("change", () => { take(input.files[0]); input.value = ""; });
-  part.stage.addEventListener("dragover", (event) => event.preventDefault());
-  part.stage.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
+  for (const { stage } of Object.values(part.panes)) {
+    stage.addEventListener("dragover", (event) => event.preventDefault());
+    stage.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
+  }
   return element("label", { class: "upload" }, "Your photograph…", input);
 }
 
@@ -322,7 +380,7 @@ function render({ model, el }) {
   const send = async (file) => {
     const limit = model.get("largest_upload");
     if (file.size > limit) return set("message", `${file.name}: ${(file.size / 1e6).toFixed(1)} MB; a picture may have at most ${limit / 1e6} MB`);
-    set("message", `Reading ${file.name} …`); // told to the kernel as well, so that whatever it says next is news
+    set("message", `Opening ${file.name} …`); // told to the kernel as well, so that whatever it says next is news
     const parts = Math.max(1, Math.ceil(file.size / PART));
     for (let i = 0; i < parts; i++) {
       const bytes = await file.slice(i * PART, (i + 1) * PART).arrayBuffer();
@@ -332,14 +390,12 @@ function render({ model, el }) {
   let choices = 0;
   const view = createView(el, {
     onUpload: model.get("uploads") ? send : undefined,
-    onDirection: (direction) => set("direction", direction),
     onChoose: (kind, index) => set("chosen", { kind, index, count: ++choices }),
   });
   const listeners = {
     "change:data": () => view.update(model.get("data")),
     "change:neighbours": () => view.showNeighbours(model.get("neighbours")),
     "change:message": () => view.setMessage(model.get("message")),
-    "change:direction": () => view.setDirection(model.get("direction")),
     "msg:custom": (message, buffers) => {
       if (message.kind !== "file") return;
       const link = element("a", { download: message.name });
@@ -349,7 +405,6 @@ function render({ model, el }) {
     },
   };
   view.update(model.get("data"));
-  view.setDirection(model.get("direction"));
   view.showNeighbours(model.get("neighbours"));
   view.setMessage(model.get("message"));
   for (const [event, listener] of Object.entries(listeners)) model.on(event, listener);

@@ -111,7 +111,7 @@ def free_photographs(extractor: FeatureExtractor) -> Gallery:
 
     names = list(FREE_CAPTIONS)
     return _taken(
-        "photographs that come along",
+        "photographs in the package",
         extractor,
         names,
         list(FREE_CAPTIONS.values()),

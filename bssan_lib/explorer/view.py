@@ -8,7 +8,7 @@ Letters: K regions, M objects, T words. Boxes are x1 y1 x2 y2 as fractions of th
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import anywidget
@@ -20,6 +20,7 @@ from PIL import Image
 from bssan_lib import viz
 from bssan_lib.data.images import UPLOAD_BYTES, upload_name
 from bssan_lib.errors import DataError
+from bssan_lib.evaluation.grounding import content_words
 from bssan_lib.evaluation.photograph import Photograph, unknown_words
 from bssan_lib.evaluation.scoring import Attention
 from bssan_lib.series.outputs import VIEW_TYPE
@@ -35,8 +36,8 @@ def view_data(photograph: Photograph, caption: str, label: str = "picture", atte
     """All that the view needs, ready for JSON.
 
     label: what the picture is called; any text. attention: where it is known already; else it is computed.
-    Keys: caption, words [T], unknown (positions of words that are not in the vocabulary), picture {uri, width, height,
-    alt, known}, regions {boxes [K, 4], weights [T, K], tiles}, objects {boxes [M, 4], weights [M, T], tiles}, scores,
+    Keys: caption, words [T], unknown (positions of words that are not in the vocabulary), first (position of the word
+    that is drawn first), picture {uri, width, height, alt, known}, regions {boxes [K, 4], weights [T, K], tiles}, objects {boxes [M, 4], weights [M, T], tiles}, scores,
     colours. Regions without boxes are laid out as cells of a grid, which `placed` false admits.
     """
     attention = photograph.attend(caption) if attention is None else attention
@@ -54,6 +55,7 @@ def view_data(photograph: Photograph, caption: str, label: str = "picture", atte
         "caption": plain(caption),
         "words": attention.words,
         "unknown": [t for t, word in enumerate(attention.words) if word in unknown],
+        "first": first_word(attention, unknown),
         "picture": {
             "uri": data_uri(shown),
             "width": shown.width,
@@ -76,6 +78,17 @@ def view_data(photograph: Photograph, caption: str, label: str = "picture", atte
         },
         "colours": colour_steps(),
     }
+
+
+def first_word(attention: Attention, unknown: Collection[str] = ()) -> int:
+    """The word whose attention is drawn first: the content word of the vocabulary with the heaviest region.
+
+    Function words and unknown words come in question where there is no other.
+    """
+    assert attention.w2r is not None
+    known = [t for t, word in enumerate(attention.words) if word not in unknown]
+    candidates = content_words(known or range(len(attention.words)), attention.words)
+    return int(max(candidates, key=attention.w2r.max(axis=1).__getitem__))
 
 
 def cell_boxes(count: int) -> np.ndarray:
@@ -140,7 +153,7 @@ class AttentionView(anywidget.AnyWidget):
     """The view in a notebook or on a web page.
 
     data: see view_data. neighbours: lists of captions and pictures to choose from. message: a sentence under the view.
-    chosen: which neighbour was taken. direction: "w2r" or "o2w". uploads: whether pictures may be handed in.
+    chosen: which neighbour was taken. uploads: whether pictures may be handed in.
     """
 
     _esm, _css = SCRIPT, STYLE
@@ -148,7 +161,6 @@ class AttentionView(anywidget.AnyWidget):
     neighbours = traitlets.Dict().tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
     chosen = traitlets.Dict().tag(sync=True)
-    direction = traitlets.Enum(["w2r", "o2w"], "w2r").tag(sync=True)
     uploads = traitlets.Bool(False).tag(sync=True)
     largest_upload = traitlets.Int(UPLOAD_BYTES).tag(sync=True)
 

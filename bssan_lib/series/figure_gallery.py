@@ -73,6 +73,10 @@ COMMANDS = {
         ["figure", "attention", *_CAT, "--width", "one"],
         "The same for another photograph, one column wide.",
     ),
+    "photo_spotlight": (
+        ["figure", "attention", *_WOMAN, "--style", "spotlight", "--words", "content"],
+        "The content words alone; attended regions keep the picture's own colours.",
+    ),
     "photo_alignment": (["figure", "alignment", *_WOMAN], "Words by regions and objects by words, on one scale."),
     "photo_boxes": (
         ["figure", "boxes", *_WOMAN, "--words", "woman", "--words", "flag", "--width", "one"],

@@ -2,7 +2,7 @@
 
 The page stands alone: pictures are embedded, equations are MathML, and the script of its attention views is part of it,
 so it opens without a network. Without scripts still pictures remain. The template escapes all texts, and the page's
-content security policy lets a browser run no script but the one of the views.
+content security policy lets a browser run no script but the page's own.
 """
 
 import base64
@@ -10,7 +10,9 @@ import hashlib
 import json
 import re
 from html import escape as escape_html
+from html import unescape as unescape_html
 from pathlib import Path
+from xml.etree import ElementTree
 
 from bssan_lib.files import write_text
 from bssan_lib.runs import Run, project_folder
@@ -21,6 +23,10 @@ for (const place of document.querySelectorAll(".attention")) {
   const data = JSON.parse(place.querySelector("script").textContent);
   createView(place).update(data);
 }
+"""
+CLOSE_CONTENTS = """
+const shown = document.getElementById("contents");
+for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", () => { shown.checked = false; });
 """
 # What tables of pandas and highlighted code consist of; any other tag in an HTML output is shown as text.
 TABLE_TAGS = "div style table caption thead tbody tr th td br b em code span pre".split()
@@ -37,6 +43,7 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
     parts = [_notebook_part(path.stem, nbformat.read(path, as_version=4), names) for path in notebooks]
     views = any("view" in output for part in parts for cell in part["cells"] for output in cell.get("outputs", ()))
     style, script = view_code() if views else ("", "")
+    script += CLOSE_CONTENTS
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     metrics = read_metrics(run)
     templates = jinja2.Environment(loader=jinja2.PackageLoader(__package__, ""), autoescape=True)
@@ -45,7 +52,7 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
         highlighting=HtmlFormatter().get_style_defs(".highlight"),
         view_style=style,
         script=script,
-        script_source=f"'sha256-{digest}'" if script else "'none'",
+        script_source=f"'sha256-{digest}'",
         metrics=[(name, value.split("   ")) for name, value in metrics_rows(metrics)] if metrics else [],
         notebooks=parts,
     )
@@ -109,7 +116,14 @@ def _notebook_part(name: str, notebook, names: set[str]) -> dict:
             text = _with_anchors(markdown(text, cell.get("attachments")), name, headings)
             cells.append({"text": text})
         elif cell.cell_type == "code":
-            cells.append({"code": _code_html(cell.source), "outputs": list(filter(None, map(_output, cell.outputs)))})
+            lines = len(cell.source.strip().splitlines())
+            cells.append(
+                {
+                    "code": _code_html(cell.source),
+                    "lines": lines,
+                    "outputs": list(filter(None, map(_output, cell.outputs))),
+                }
+            )
     return {"name": name, "headings": headings, "cells": cells}
 
 
@@ -186,12 +200,15 @@ def view_code() -> tuple[str, str]:
 
 def mathml(tex: str, display: str) -> str:
     """TeX as MathML; display: inline or block. TeX that the converter does not know is shown as it was written."""
-    from latex2mathml.converter import convert
+    from latex2mathml.converter import convert_to_element
 
     tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)
     tex = re.sub(r"\\(begin|end)\{equation\*?\}", "", tex).replace(r"\operatorname*", r"\operatorname")
     try:
-        return convert(tex.strip(), display=display)
+        equation = convert_to_element(tex.strip(), display=display)
+        for node in equation.iter():  # texts hold references such as &#x03C; and are no markup, as in \text{<pad>}
+            node.text = unescape_html(node.text) if node.text else None
+        return ElementTree.tostring(equation, encoding="unicode")
     except Exception:
         return f"<code>{escape_html(tex)}</code>"
 
@@ -205,10 +222,10 @@ def markdown_renderer(escape: bool = False):
             return mathml(body, "inline")
 
         def block_math(self, body):
-            return mathml(body, "block")
+            return f'<span class="equation">{mathml(body, "block")}</span>'
 
         def latex_environment(self, name, body):
-            return mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
+            return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     def render(text, attachments):
         renderer = Renderer(

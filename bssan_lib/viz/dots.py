@@ -25,6 +25,7 @@ from bssan_lib.viz.style import (
 )
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # they differ where colours are not printed
+_WIDER = 1.18  # bold letters, compared with normal ones
 ROW = 0.16  # inches of a row of dots
 Span = Sequence[float] | None  # (low, high), or None where no interval was measured
 # For seaborn: the first number of a place is the value, and the next two are the ends of its interval.
@@ -93,6 +94,8 @@ def dot_panels(
     *,
     heights: Sequence[float] | None = None,
     markers: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+    bold: Sequence[bool] | None = None,
     widest_name: float = 1.1,
     title: str = "",
     xlabel: str = "",
@@ -101,20 +104,21 @@ def dot_panels(
     """A row for each name, a panel for each title: a dot with its interval, and the number at the right edge.
 
     panels: {title: for each name (value, interval) or None}. form: {title: format of its numbers}. heights: of the
-    rows, by default 0, 1, ... Returns (figure, axes [panels]).
+    rows, by default 0, 1, ... colours, bold: of each row, by default a colour for each and none bold. Returns (figure, axes [panels]).
     """
     heights = list(range(len(names)) if heights is None else heights)
     markers = [MARKERS[row % len(MARKERS)] for row in range(len(names))] if markers is None else markers
-    colours = [SERIES[row % len(SERIES)] for row in range(len(names))]
+    colours = [SERIES[row % len(SERIES)] for row in range(len(names))] if colours is None else colours
+    weights = ["bold" if one else "normal" for one in bold or [False] * len(names)]
     texts = {
         (name, row): format(round(dot[0], 6) + 0.0, form[name]).replace("-", "\u2212")
         for name, dots in panels.items()
         for row, dot in enumerate(dots)
         if dot is not None
     }
-    numbers = 0.06 + max(text_width(text, SMALL) for text in texts.values())
+    numbers = 0.06 + max(text_width(text, SMALL) for text in texts.values()) * (_WIDER if bold else 1)
     full = column_width(width)
-    left = 0.1 + min(max(text_width(plain(name), SMALL) for name in names), widest_name)
+    left = 0.1 + min(max(text_width(plain(name), SMALL) for name in names) * (_WIDER if bold else 1), widest_name)
     needed = max(numbers + 0.75, 0.1 + min(max(text_width(plain(name)) for name in panels), 2.0))
     across = max(1, min(len(panels), int((full - left) // needed)))
     down = -(-len(panels) // across)
@@ -133,10 +137,14 @@ def dot_panels(
         for row in range(len(names)):
             if text := texts.get((name, row)):
                 at = one.get_yaxis_transform()
-                label(one, 1 + 0.05 / wide, heights[row], text, transform=at, fontsize=SMALL, va="center")
+                set_as = {"fontsize": SMALL, "va": "center", "fontweight": weights[row]}
+                label(one, 1 + 0.05 / wide, heights[row], text, transform=at, **set_as)
         one.set_title(fit(name, wide + numbers), loc="left", parse_math=False)
         one.margins(x=0.08)
-        name_rows(one, [fit(name, widest_name, SMALL) if column == 0 else "" for name in names], heights)
+        room = widest_name / (_WIDER if bold else 1)
+        name_rows(one, [fit(name, room, SMALL) if column == 0 else "" for name in names], heights)
+        for tick, weight in zip(one.get_yticklabels(), weights):
+            tick.set_fontweight(weight)
         one.spines["left"].set_visible(False)
         one.xaxis.set_major_locator(MaxNLocator(max(2, int(wide / 0.38)), steps=[1, 2, 5, 10]))
         if xlabel and panel + across >= len(panels):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bssan_lib.errors import DataError
+from bssan_lib.errors import ConfigError, DataError
 from bssan_lib.viz.pictures import (
     HALO,
     add_box,
@@ -25,10 +25,12 @@ from bssan_lib.viz.pictures import (
     shared_norm,
     show_picture,
 )
+from bssan_lib.viz.spotlight import coloured, lay_veil
 from bssan_lib.viz.style import SERIES, SMALL, check_weights, column_width, label, paper_style
 
 WORD_SUMS = "attention; each word's sums to one over the regions"
 HIDDEN = {"<pad>"}
+STYLES = ("heat", "spotlight")
 
 
 def word_panels(
@@ -44,16 +46,21 @@ def word_panels(
     columns: int | None = None,
     top: float | None = None,
     text: str = WORD_SUMS,
+    style: str = "heat",
 ):
-    """The picture, then a panel a word (or phrase): its attention over the dimmed picture, on one scale.
+    """The picture, then a panel a word (or phrase): its attention over the picture, on one scale.
 
     weights: W2R attention [T, K], rows summing to one. words: T titles of the panels; padding is left out.
     grid: rows and columns of the K cells; boxes [K, 4] instead, for regions that are no grid.
-    true_boxes: {row of weights: boxes [any, 4]}, outlined in white. only: rows to show, in this order.
+    true_boxes: {row of weights: boxes [any, 4]}, outlined in white. only: rows to show, in this order;
+    `content_words` of evaluation.grounding leaves out function words.
     caption: written above all. top: end of the scale; by default the greatest weight shown.
-    text: what the colour bar says. Returns (figure, axes [panels + 1, the picture first], mappable).
-    DataError where shapes disagree.
+    text: what the colour bar says. style: "heat", colour over the dimmed picture, or "spotlight", the picture's own
+    colours where attention is and a pale veil elsewhere. Returns (figure, axes [panels + 1, the picture first],
+    mappable). DataError where shapes disagree, ConfigError for another style.
     """
+    if style not in STYLES:
+        raise ConfigError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
     check_images([image], "word panels")
     weights = check_weights(weights, len(words), None, "word panels: attention of words")
     grid, boxes = check_layout(weights.shape[1], grid, boxes, "word panels")
@@ -68,10 +75,11 @@ def word_panels(
         )
         show_picture(axes[0], image, panel)
         panel_title(axes[0], "picture", panel, style="italic")
-        background = dimmed(image)
+        dark = dimmed(image)
         for t, one in zip(shown, axes[1:]):
-            show_picture(one, background, panel)
-            mappable = lay_over(one, image, weights[t], norm, grid, boxes)
+            laid = (image, weights[t], norm, grid, boxes)
+            show_picture(one, dark if style == "heat" else coloured(*laid), panel)
+            mappable = lay_over(one, *laid) if style == "heat" else lay_veil(one, *laid)
             add_true_boxes(one, image, (true_boxes or {}).get(t, ()))
             panel_title(one, words[t], panel)
         colour_bar(figure, mappable, text, over=norm.vmax is not None and float(weights[shown].max()) > norm.vmax)

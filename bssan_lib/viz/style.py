@@ -26,6 +26,7 @@ from PIL import Image
 
 from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.files import atomic_write
+from bssan_lib.viz.fonts import families, warn_of_missing
 
 COLUMNS = {"one": 3.25, "two": 6.75}
 SEQUENTIAL = "cividis"  # brightness rises evenly, so it survives greyscale printing and colour blindness
@@ -38,34 +39,10 @@ SMALL, NORMAL = 6.0, 7.0  # nothing is smaller than what a journal prints readab
 MARGIN, LINE = 0.05, 0.13  # inches: around a figure; of a line of its heading
 SCREEN_DPI = 110  # dots an inch in a notebook
 
-# DejaVu Sans comes with matplotlib; the others are used where a machine has them, for scripts which it lacks.
-_FALLBACKS = [
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Yu Gothic",
-    "Microsoft YaHei",
-    "WenQuanYi Zen Hei",
-    "IPAexGothic",
-    "Noto Sans Devanagari",
-    "Noto Sans Thai",
-    "Nirmala UI",
-    "Noto Emoji",
-    "Segoe UI Emoji",
-    "Symbola",
-]
-
-
-@lru_cache(maxsize=1)
-def _families() -> list[str]:
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans"] + [name for name in _FALLBACKS if name in installed]
-
 
 def _settings() -> dict:
     return {
-        "font.family": _families(),
+        "font.family": families(),
         "font.size": NORMAL,
         "axes.titlesize": NORMAL,
         "axes.labelsize": NORMAL,
@@ -126,10 +103,14 @@ def plain(text: object) -> str:
     return re.sub(" +", " ", text).strip()
 
 
-@lru_cache(maxsize=4096)
 def text_width(text: str, size: float = NORMAL) -> float:
     """Inches that a text takes in the figures' font at a size in points, on paper or on a screen."""
-    font = font_manager.FontProperties(family=_families(), size=size)
+    return _text_width(text, size, tuple(families()))
+
+
+@lru_cache(maxsize=4096)
+def _text_width(text: str, size: float, names: tuple[str, ...]) -> float:
+    font = font_manager.FontProperties(family=list(names), size=size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         paper = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
@@ -265,6 +246,7 @@ def figure_bytes(figure, ending: str, title: str = "") -> bytes:
         raise ConfigError(f"figure format: expected one of {', '.join(FORMATS)}, got {ending!r}")
     # No date inside, so that the same figure is the same bytes.
     dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[ending]
+    warn_of_missing(figure)
     with io.BytesIO() as file, paper_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn instead
         figure.savefig(file, format=ending, metadata={"Title": title, **dates}, bbox_inches=None)
@@ -274,7 +256,10 @@ def figure_bytes(figure, ending: str, title: str = "") -> bytes:
 def screen_png(figure) -> bytes:
     """A figure as a small PNG of 128 colours for the screen; the figure is closed."""
     drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=SCREEN_DPI)
+    warn_of_missing(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(drawn, format="png", dpi=SCREEN_DPI)
     plt.close(figure)
     picture = Image.open(drawn).convert("RGB")
     # k-means: without it a rare colour, such as a small violet shape, becomes grey or blue.

@@ -47,6 +47,7 @@ def read_note(path) -> dict:
     "kind, width, inches, extra",
     [
         ("attention", "one", 3.25, []),
+        ("attention", "two", 6.75, ["--style", "spotlight", "--words", "content"]),
         ("alignment", "two", 6.75, []),
         ("boxes", "5.5", 5.5, ["--words", "cup of", "--words", "table", "-k", "3"]),
         ("objects", "one", 3.25, []),

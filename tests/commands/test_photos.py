@@ -36,6 +36,16 @@ def test_attend_says_where_words_look_and_draws_it(folder, tmp_path, capsys):
     assert out.read_bytes().startswith(b"%PDF") and "a zyzzyva cat on $5 grass" in out.with_suffix(".txt").read_text()
 
 
+def test_function_words_can_be_left_out_and_colours_kept(folder, tmp_path, monkeypatch):
+    from bssan_lib import viz
+
+    drawn, draw = [], viz.word_panels
+    monkeypatch.setattr(viz, "word_panels", lambda *given, **named: drawn.append(named) or draw(*given, **named))
+    arguments = [str(folder / "chelsea.png"), "a cat on the grass", "--style", "spotlight", "--words", "content"]
+    assert main(["attend", *arguments, "--out", str(tmp_path / "figure.png")]) == 0
+    assert (drawn[0]["only"], drawn[0]["style"]) == ([1, 4], "spotlight")
+
+
 def test_rank_puts_the_cat_first(folder, tmp_path, capsys):
     (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS) + "\n\n")
     assert main(["rank", str(folder / "chelsea.png"), str(tmp_path / "captions.txt")]) == 0

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import fields
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -338,6 +339,18 @@ def test_the_figure_shows_what_was_compared(width, inches, monkeypatch):
             assert across <= 2 or down <= 2, f"{text!r} and {other!r} overlap"
     plt.close(figure)
     assert len(viz.run_dots(compare(seeds_of("a", 1.0), samples=3))[1]) == 1  # nothing to differ from
+
+
+def test_the_reference_has_its_own_colour_and_findings_are_bold():
+    comparison = compare([*seeds_of("a", 1.0), *seeds_of("b", 2.0), *seeds_of("c", 1.5)], against="b", samples=11)
+    comparison["differences"][0]["rsum"]["verdict"] = "behind"
+    comparison["differences"][1]["rsum"]["verdict"] = "ahead, of one seed"
+    _, axes, _ = viz.run_dots(comparison)
+    names = {tick.get_text(): tick.get_fontweight() for tick in axes[0].get_yticklabels()}
+    assert names == {"a": "bold", "b": "normal", "c": "normal"}
+    colours = [matplotlib.colors.to_hex(line.get_color()) for line in axes[0].lines if line.get_gid() == "value"]
+    order = [one["method"] for one in comparison["methods"]]
+    assert len(set(colours)) == 2 and colours.count(colours[order.index("b")]) == 1
 
 
 # -- files and real small models

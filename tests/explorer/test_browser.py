@@ -6,6 +6,7 @@ Needs Chromium and the package playwright; skipped without them unless BSSAN_BRO
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -159,13 +160,12 @@ def page(browser, server):
 @pytest.fixture
 def photograph(page):
     """The page with the first photograph and its first caption."""
-    page.get_by_label("Pictures", exact=True).select_option("photographs that come along")
+    page.get_by_label("Pictures", exact=True).select_option("photographs in the package")
     page.get_by_label("Picture", exact=True).locator("option", has_text="rocket").wait_for(state="attached")
     page.get_by_label("Picture", exact=True).select_option(index=0)
     page.wait_for_selector('.bssan-view .stage img[alt*="astronaut"]')
     page.get_by_label("Its captions").select_option("a smiling woman in an orange suit stands in front of a flag")
     page.wait_for_selector('.word:has-text("flag")')
-    page.get_by_text("Words look at regions (W2R)").check()
     return page
 
 
@@ -192,9 +192,9 @@ def hand_in(page, name, content):
     )
 
 
-def lit(page, colour="transparent"):
-    """How many regions of the picture are coloured."""
-    return page.locator(".bssan-view .place").evaluate_all(
+def lit(page):
+    """How many regions of the W2R picture are coloured."""
+    return page.locator("[data-direction=w2r] .place").evaluate_all(
         "(all) => all.filter((one) => !['rgba(0, 0, 0, 0)', 'none'].includes(getComputedStyle(one).fill)).length"
     )
 
@@ -247,33 +247,83 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def pane(page, direction):
+    return page.locator(f".bssan-view [data-direction={direction}]")
+
+
+def point_at(page, direction, x, y):
+    """Moves the pointer to a fraction of that direction's picture."""
+    pane(page, direction).locator(".stage").hover()  # scrolls there
+    frame = pane(page, direction).locator(".stage").bounding_box()
+    page.mouse.move(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
+
+
+def shares(page):
+    """The numbers under the words, in percent."""
+    return [float(text.rstrip("%")) for text in page.locator(".bssan-view .number").all_inner_texts()]
+
+
+def test_the_first_view_shows_both_directions_of_a_content_word(page):
+    assert page.locator(".word.active").count() == 1 and len(shares(page)) == page.locator(".word").count()
+    assert lit(page) > 0 and pane(page, "o2w").locator(".marks text").count() + lit(page) > 5
+    type_caption(page, "a cat on the dog")
+    page.wait_for_selector('.word:has-text("cat")')
+    assert page.locator(".word.active .text").inner_text() in ("cat", "dog")
+    score = page.locator(".result").inner_text()
+    numbers = [float(text) for text in re.findall(r"-?\d+\.\d+", score)]
+    assert numbers[0] * numbers[1] + numbers[3] * numbers[4] == pytest.approx(numbers[6], abs=0.01)
+    assert numbers[0] + numbers[3] == pytest.approx(1)
+
+
 def test_a_word_shows_its_regions_and_a_region_its_words(photograph):
     view = photograph.locator(".bssan-view")
-    assert lit(photograph) == 0
+    status = view.locator(".status")
     view.locator('.word:has-text("flag")').hover()
-    assert lit(photograph) == 144 and "“flag” shares its attention" in view.locator(".status").inner_text()
-    assert "top left" in view.locator(".status").inner_text()  # where the flag hangs
+    assert lit(photograph) == 144 and "“flag” attends to" in status.inner_text()
+    assert "top left" in status.inner_text()  # where the flag hangs
+    assert photograph.locator(".marks text").count() == 5 and "Objects that attend most" in status.inner_text()
     photograph.screenshot(path=SHOTS / "page_word.png")
-    frame = view.locator(".stage").bounding_box()
-    photograph.mouse.move(frame["x"] + 0.05 * frame["width"], frame["y"] + 0.15 * frame["height"])
-    assert lit(photograph) == 0 and "Region 13" in view.locator(".status").inner_text()
-    shares = [float(text.rstrip("%")) for text in view.locator(".number").all_inner_texts()]
-    assert len(shares) == 13 and max(shares) == shares[-1]  # the flag's region is looked at by "flag" most
-    view.get_by_text("Objects read words (O2W)").check()
-    view.locator('.word:has-text("flag")').hover()
-    assert photograph.locator(".marks text").count() == 5 and "Of all objects" in view.locator(".status").inner_text()
+    point_at(photograph, "w2r", 0.05, 0.15)
+    assert lit(photograph) == 0 and "Words that attend to region 13" in status.inner_text()
+    assert len(shares(photograph)) == 13 and max(shares(photograph)) == shares(photograph)[-1]  # "flag" most
+    assert photograph.locator(".marks text").count() == 5  # the other picture keeps the chosen word
     view.locator("select").select_option(index=2)
-    photograph.mouse.move(frame["x"] + 0.3 * frame["width"], frame["y"] + 0.3 * frame["height"])
-    assert "Its shares sum to 100%" in view.locator(".status").inner_text()
-    assert sum(float(text.rstrip("%")) for text in view.locator(".number").all_inner_texts()) == pytest.approx(
-        100, abs=1
-    )
+    point_at(photograph, "o2w", 0.3, 0.3)
+    assert "Its shares sum to 100%" in status.inner_text() and lit(photograph) == 144
+    assert sum(shares(photograph)) == pytest.approx(100, abs=1)
+
+
+def test_the_steps_are_closed_and_stay_closed(photograph):
+    assert photograph.locator(".tour li").count() == 3
+    photograph.get_by_role("button", name="Close these steps").click()
+    photograph.locator(".tour").wait_for(state="hidden")
+    type_caption(photograph, "a dog")
+    photograph.wait_for_selector('.word:has-text("dog")')
+    assert not photograph.locator(".tour").is_visible()
+
+
+@pytest.mark.parametrize("width, side_by_side", [(1300, True), (800, True), (400, False)])
+def test_the_directions_are_side_by_side_where_there_is_room(photograph, width, side_by_side):
+    photograph.set_viewport_size({"width": width, "height": 900})
+    try:
+        w2r, o2w, words = (
+            photograph.locator(f".bssan-view {one}").bounding_box()
+            for one in ("[data-direction=w2r] .stage", "[data-direction=o2w] .stage", ".right")
+        )
+        assert (w2r["y"] == o2w["y"]) == side_by_side and o2w["x"] + o2w["width"] <= width
+        assert (words["x"] > o2w["x"] + o2w["width"]) == (width == 1300)
+        labels = photograph.locator(".widget-gridbox .widget-label").evaluate_all(
+            "(all) => [...new Set(all.map((one) => Math.round(one.getBoundingClientRect().width)).filter(Boolean))].length"
+        )
+        assert labels == 1
+    finally:
+        photograph.set_viewport_size({"width": 1280, "height": 1000})
 
 
 def test_a_caption_is_typed(photograph):
     type_caption(photograph, "a zyzzyva runs")
     photograph.wait_for_selector('.word.unknown:has-text("zyzzyva")')
-    assert "Never learned" in photograph.locator(".bssan-view").inner_text()
+    assert "Not in the vocabulary, treated as <unk>: “zyzzyva”" in photograph.locator(".bssan-view").inner_text()
     type_caption(photograph, HOSTILE)
     photograph.wait_for_selector('.word:has-text("onerror")')
     assert photograph.locator(".caption").text_content() == HOSTILE
@@ -302,10 +352,11 @@ def test_a_photograph_is_handed_in_and_garbage_is_refused(photograph):
 
 @pytest.mark.parametrize("kind, begins", [("PDF", b"%PDF"), ("SVG", b"<?xml"), ("PNG", b"\x89PNG")])
 def test_the_figure_is_saved(photograph, kind, begins):
+    photograph.get_by_label("Figure of").select_option("objects attend to words (O2W)")
     photograph.get_by_label("Figure as").select_option(kind)
     with photograph.expect_download() as download:
         photograph.get_by_role("button", name="Save figure").click()
-    assert download.value.suggested_filename == f"attention_w2r.{kind.lower()}"
+    assert download.value.suggested_filename == f"attention_o2w.{kind.lower()}"
     with open(download.value.path(), "rb") as file:
         assert file.read(5).startswith(begins)
 
@@ -325,11 +376,13 @@ def test_what_is_nearest_can_be_taken(photograph):
 
 
 def test_the_keyboard_is_enough(photograph):
-    photograph.get_by_label("Objects read words (O2W)").focus()  # then everything by keys alone
-    photograph.keyboard.press("ArrowLeft")
-    assert photograph.get_by_label("Words look at regions (W2R)").is_checked()
-    photograph.keyboard.press("Tab")
+    photograph.get_by_label("Caption", exact=True).focus()  # then everything by keys alone
     focused = photograph.locator(":focus")
+    for _ in range(3):  # the steps may be open, with a button
+        photograph.keyboard.press("Tab")
+        if focused.get_attribute("data-word"):
+            break
+    photograph.keyboard.press("Home")
     assert focused.get_attribute("data-word") == "0" and lit(photograph) == 144
     assert focused.evaluate("(one) => getComputedStyle(one).outlineStyle") == "solid"
     for key, word in (("ArrowRight", "1"), ("End", "12"), ("ArrowRight", "0"), ("ArrowLeft", "12"), ("Home", "0")):
@@ -358,7 +411,11 @@ def test_the_keyboard_is_enough(photograph):
     ):
         photograph.keyboard.press(key)
         assert focused.get_attribute("data-place") == place
-    assert "Region 1 (top left)" in photograph.locator(".status").inner_text()
+    assert "Words that attend to region 1 (top left)" in photograph.locator(".status").inner_text()
+    photograph.keyboard.press("Tab")
+    assert focused.evaluate("(one) => one.closest('.pane').dataset.direction") == "o2w"
+    photograph.keyboard.press("ArrowRight")
+    assert "Its shares sum to 100%" in photograph.locator(".status").inner_text()
     names = photograph.locator(".bssan-view :is(button, input, select, img, [role])").evaluate_all(
         """(all) => all.filter((one) => !(one.ariaLabel || one.alt || one.textContent || one.labels?.length
                                           || one.role === 'alert' || one.hidden)).length"""
@@ -372,6 +429,7 @@ def test_what_a_data_set_holds_is_text(page, server):
     assert page.locator(".caption").text_content() == f"{HOSTILE} a dog"
     wait_chosen(page, "Picture", f"{HOSTILE}.jpg")
     assert f"1 {HOSTILE}.jpg 2" in " ".join(page.get_by_label("Picture", exact=True).inner_text().split())
+    page.get_by_role("button", name="Plain picture").click()
     assert lit(page) == 0
     page.locator('.word:has-text("dog")').hover()
     assert lit(page) == 7  # no pictures, no places: seven cells
@@ -401,7 +459,9 @@ def report(tmp_path_factory):
     folder, gallery = tmp_path_factory.mktemp("report"), free_photographs(FeatureExtractor(load_pretrained()))
     shown = [(0, gallery.captions[0][0], "astronaut"), (1, f"a man {HOSTILE}", f"{HOSTILE}")]
     views = [show_attention(gallery.photograph(row), caption, label) for row, caption, label in shown]
-    cells = [v4.new_markdown_cell("# 06 · Views")]
+    wide = "| a | b |\n|---|---|\n" + f"| {'wide-' * 9} | {'table_' * 40} |\n\n$$" + "x_k + " * 40 + "y$$\n\n"
+    cells = [v4.new_markdown_cell(f"# 06 · Views\n\n{wide}An inline ${'a = ' * 40} b$ and {'a_long_name_' * 20}.")]
+    cells += [v4.new_code_cell(f"x = '{'long ' * 60}'", outputs=[v4.new_output("stream", text="long " * 90)])]
     cells += [
         v4.new_code_cell("show", outputs=[v4.new_output("display_data", data=view._repr_mimebundle_())])
         for view in views
@@ -413,6 +473,23 @@ def report(tmp_path_factory):
     return write_report(run, [folder / "06_views.ipynb"])
 
 
+@pytest.mark.parametrize("width", [1300, 400])
+def test_the_report_has_the_width_of_the_window_and_keeps_its_contents_in_view(browser, report, width):
+    page = browser.new_page(viewport={"width": width, "height": 700})
+    page.goto(report.as_uri())
+    page.locator("summary").first.click()  # code is folded
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    contents, link = page.locator("nav").bounding_box(), page.locator("nav a").first
+    assert page.evaluate("scrollY") > 300 and contents["y"] == 0
+    assert link.is_visible() == (width == 1300)
+    if width == 400:
+        page.locator("nav label").click()
+    link.click()
+    assert link.is_visible() == (width == 1300) and page.evaluate("scrollY") < 300
+    page.close()
+
+
 @pytest.mark.parametrize("width", [1280, 600])
 def test_the_report_is_pointed_at_without_a_network(browser, report, width):
     context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
@@ -420,12 +497,12 @@ def test_the_report_is_pointed_at_without_a_network(browser, report, width):
     page.on("request", lambda request: asked.append(request.url))
     page.goto(report.as_uri())
     view = page.locator(".bssan-view").first
-    assert page.locator(".bssan-view").count() == 2 == page.locator(".bssan-view :checked[type=radio]").count()
+    assert page.locator(".bssan-view").count() == 2 == page.locator(".word.active").count()
     view.locator('.word:has-text("woman")').hover()
-    assert lit(page) == 144 and view.locator(".stage img").evaluate("(one) => one.naturalWidth") > 100
+    assert lit(view) == 144 and view.locator(".stage img").first.evaluate("(one) => one.naturalWidth") > 100
     page.screenshot(path=SHOTS / f"report_{width}.png")
-    view.locator(".stage").hover()
-    assert "Region" in view.locator(".status").inner_text()
+    view.locator(".stage").first.hover()
+    assert "Words that attend to region" in view.locator(".status").inner_text()
     view.locator(".word").first.focus()
     page.keyboard.press("ArrowRight")
     assert view.locator(".word.active").count() == 1
@@ -445,7 +522,7 @@ def test_without_scripts_a_still_picture_remains(browser, report):
 
 @pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory):
-    """JupyterLab in a folder with notebook 06, and no run: it takes the model that comes along."""
+    """JupyterLab in a folder with notebook 06, and no run: it takes the packaged model."""
     folder, port, token = tmp_path_factory.mktemp("lab"), free_port(), "a-token-of-the-test"
     notebook = nbformat.read(ROOT / "notebooks" / "06_attention_explorer.ipynb", as_version=4)
     for cell in notebook.cells:
@@ -503,10 +580,10 @@ def test_notebook_06_runs_from_the_top_in_jupyterlab(browser, lab):
         page.wait_for_timeout(100)
         if page.locator(".bssan-view").count() and page.get_by_role("button", name="Save figure").count():
             break
-    chosen = page.locator(".bssan-view").evaluate_all(
-        "(all) => all.map((one) => one.querySelectorAll(':checked[type=radio]').length)"
+    drawn = page.locator(".bssan-view").evaluate_all(
+        "(all) => all.map((one) => one.querySelectorAll('.word.active').length)"
     )
-    assert chosen and set(chosen) == {1}  # several views in one page do not share their buttons
+    assert drawn and set(drawn) == {1}  # each view opens with the attention of one word
     view = page.locator(".bssan-view").last
     view.locator(".word").nth(1).click()
     cells = page.locator(".jp-Notebook .jp-Cell").count()

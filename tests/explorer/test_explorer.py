@@ -21,6 +21,7 @@ from bssan_lib.data import Vocabulary
 from bssan_lib.data.images import UPLOAD_BYTES
 from bssan_lib.errors import CheckpointError, DataError
 from bssan_lib.evaluation.photograph import FeatureExtractor, Photograph, load_pretrained
+from bssan_lib.evaluation.scoring import Attention
 from bssan_lib.explorer import (
     Explorer,
     Gallery,
@@ -32,7 +33,7 @@ from bssan_lib.explorer import (
     view_data,
 )
 from bssan_lib.explorer.app import MOST_UPLOADS, MOST_WORDS
-from bssan_lib.explorer.view import SCRIPT, STYLE, are_tiles, cell_boxes, data_uri, grid_of
+from bssan_lib.explorer.view import SCRIPT, STYLE, are_tiles, cell_boxes, data_uri, first_word, grid_of
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import Checkpoint, save_checkpoint
 from bssan_lib.series.outputs import VIEW_TYPE, WIDGET, clean_notebook, remove_widgets
@@ -99,6 +100,20 @@ def test_features_without_pictures_are_laid_out_and_say_so(checkpoint):
     assert not data["placed"] and not data["picture"]["known"] and "no picture" in data["picture"]["alt"]
     assert np.shape(data["regions"]["boxes"]) == (K, 4) == np.shape(data["objects"]["boxes"])
     assert show_attention(photograph, "a dog", "row 0").picture.startswith(b"\x89PNG")
+
+
+def test_the_first_word_is_the_content_word_with_the_heaviest_region():
+    weights = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
+    found = Attention(weights, None, ["the", "dog", "zyzzyva", "runs"], 0.0, None, None, None)
+    assert first_word(found) == 2 and first_word(found, {"zyzzyva"}) == 1
+    assert first_word(Attention(weights[:2], None, ["the", "a"], 0.0, None, None, None)) == 0  # no content word
+    assert first_word(found, {"the", "dog", "zyzzyva", "runs"}) == 2  # all unknown
+
+
+def test_the_figure_has_the_chosen_direction(explorer):
+    assert len(explorer.figure().axes) > 10  # a panel a word, with a bar
+    explorer.direction.value = "o2w"
+    assert len(explorer.figure().axes) == 4  # four objects
 
 
 def test_cells_of_regions_without_places():
@@ -220,9 +235,7 @@ def test_an_upload_is_seen_and_never_written(explorer, tmp_path):
         explorer.caption == "a smiling woman in an orange suit stands in front of a flag"
         and explorer.view.message == ""
     )
-    explorer.near.value = (
-        True  # own photographs have no captions: those of the photographs that come along are compared
-    )
+    explorer.near.value = True  # own photographs have no captions: those of the photographs in the package are compared
     assert len(explorer.view.neighbours["captions"]) == 5
     explorer.source.value = 0
     assert explorer.view.data["label"] == "astronaut"
@@ -271,7 +284,7 @@ def test_a_run_is_explored_with_its_own_features(tmp_path, checkpoint):
     (data / "dev_caps.txt").write_text("a dog runs\n" * 14 + f"{HOSTILE}\n")
     (tmp_path / "run" / "config.yaml").write_text(f"data:\n  source: precomp\n  folder: {data}\n")
     explorer = open_explorer(tmp_path / "run")
-    assert [gallery.title for gallery in explorer.galleries] == ["f30k_precomp, dev", "photographs that come along"]
+    assert [gallery.title for gallery in explorer.galleries] == ["f30k_precomp, dev", "photographs in the package"]
     explorer.choose(0, 2, HOSTILE)
     assert explorer.view.data["label"] == "row 2" and not explorer.view.data["placed"]
     explorer.source.value = 1

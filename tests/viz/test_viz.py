@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 from bssan_lib import viz
 from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.runs import repository_root
-from bssan_lib.viz import pictures, style
+from bssan_lib.viz import pictures, spotlight, style
 from bssan_lib.viz.boxes import spread_objects
 
 NASTY = '$x_1^2$ _under_ "quotes" <b>&amp; 50% \\frac 日本語 🐕 שלום \t\x07 -- \ud800'
@@ -435,6 +435,30 @@ def test_word_panels_dim_the_picture_and_keep_the_first():
     first, second = (np.asarray(one.images[0].get_array()) for one in axes)
     np.testing.assert_array_equal(first, np.asarray(picture()))
     assert second.max() <= 255 * pictures.DIM and (np.ptp(second, axis=2) == 0).all()
+
+
+def test_a_spotlight_keeps_the_colours_under_the_heaviest_region_alone():
+    weights, image = np.array([[0.5, 0.2, 0.0, 0.1, 0.1, 0.1]]), Image.new("RGB", (130, 70), (200, 40, 40))
+    _, axes, mappable = viz.word_panels(image, weights, ["ball"], grid=(2, 3), style="spotlight")
+    (mesh,) = meshes(axes[1])
+    mesh.update_scalarmappable()
+    opacity = mesh.get_facecolors()[:, 3]
+    assert opacity[0] == 0 and opacity.argmax() == 2 and (np.diff(opacity[np.argsort(-weights[0])]) >= 0).all()
+    under = np.asarray(axes[1].images[0].get_array())
+    assert under[5, 5].tolist() == [200, 40, 40] and np.ptp(under[5, -5]) == 0  # colour, and grey without attention
+    assert mappable.norm.vmax == 0.5
+    with pytest.raises(ConfigError, match="one of heat, spotlight"):
+        viz.word_panels(image, weights, ["ball"], grid=(2, 3), style="dark")
+
+
+def test_in_a_spotlight_the_heaviest_of_overlapping_boxes_counts():
+    light = spotlight.light_of_boxes(np.array([0.2, 0.7]), np.array([[0, 0, 0.5, 1], [0.25, 0, 0.75, 0.5]]), (8, 4))
+    np.testing.assert_allclose(light[0], [0.2, 0.2, 0.7, 0.7, 0.7, 0.7, 0, 0])
+    np.testing.assert_allclose(light[3], [0.2, 0.2, 0.2, 0.2, 0, 0, 0, 0])
+    assert spotlight.light_of_boxes(np.ones(1), np.array([[0, 0, 1, 1]]), (1200, 600)).shape == (150, 300)
+    boxes = [[0, 0, 0.5, 1], [0.25, 0, 0.75, 0.5]]
+    _, axes, mappable = viz.word_panels(picture(), [[0.3, 0.7]], ["ball"], boxes=boxes, style="spotlight")
+    assert len(axes[1].images) == 2 and mappable.get_array().max() == 0.7
 
 
 def test_chosen_words_and_a_chosen_scale():
