@@ -225,15 +225,15 @@ def test_a_silent_page_stays_connected_and_one_too_many_is_told_so(browser, tmp_
     try:
         url = next(word for word in (tmp_path / "log").read_text().split() if word.startswith("http://"))
         first, second = browser.new_page(), browser.new_page()
-        first.goto(url)
+        first.goto(url, timeout=90_000)
         first.wait_for_selector(".bssan-view .word", timeout=60_000)
         time.sleep(5)  # more than three signs of life
         first.get_by_label("Picture", exact=True).select_option(index=1)
         first.locator('.bssan-view .stage img:not([alt*="astronaut"])').wait_for(timeout=20_000)
-        assert second.goto(url).status == 503 and "1 pages are open; close one" in second.content()
+        assert second.goto(url, timeout=90_000).status == 503 and "1 pages are open; close one" in second.content()
         first.goto("about:blank")
         for _ in range(100):  # until its kernel has ended
-            if second.goto(url).status == 200:
+            if second.goto(url, timeout=90_000).status == 200:
                 break
             time.sleep(0.2)
         second.wait_for_selector(".bssan-view .word", timeout=60_000)
