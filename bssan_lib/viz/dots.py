@@ -87,6 +87,14 @@ def name_rows(axes, names: Sequence[str], heights: Sequence[float] | None = None
     axes.tick_params(axis="y", length=0)
 
 
+def _write_numbers(axes, texts: list[str | None], heights, weights: list[str], gap: float) -> None:
+    """The number of each row at the right edge. weights: of the fonts. gap: as a share of the axes' width."""
+    for text, height, weight in zip(texts, heights, weights):
+        if text:
+            settings = {"transform": axes.get_yaxis_transform(), "fontsize": SMALL, "va": "center"}
+            label(axes, 1 + gap, height, text, fontweight=weight, **settings)
+
+
 def dot_panels(
     names: Sequence[str],
     panels: Mapping[str, Sequence[tuple[float, Span] | None]],
@@ -116,9 +124,10 @@ def dot_panels(
         for row, dot in enumerate(dots)
         if dot is not None
     }
-    numbers = 0.06 + max(text_width(text, SMALL) for text in texts.values()) * (_WIDER if bold else 1)
+    wider = _WIDER if bold else 1
+    numbers = 0.06 + max(text_width(text, SMALL) for text in texts.values()) * wider
     full = column_width(width)
-    left = 0.1 + min(max(text_width(plain(name), SMALL) for name in names) * (_WIDER if bold else 1), widest_name)
+    left = 0.1 + min(wider * max(text_width(plain(name), SMALL) for name in names), widest_name)
     needed = max(numbers + 0.75, 0.1 + min(max(text_width(plain(name)) for name in panels), 2.0))
     across = max(1, min(len(panels), int((full - left) // needed)))
     down = -(-len(panels) // across)
@@ -134,15 +143,10 @@ def dot_panels(
         column, line = panel % across, panel // across
         one = place(figure, left + column * (wide + numbers + 0.08), head + TITLE + line * pitch, wide, tall)
         draw_dots(one, [(row, heights[row], *dot) for row, dot in enumerate(dots) if dot], colours, markers)
-        for row in range(len(names)):
-            if text := texts.get((name, row)):
-                at = one.get_yaxis_transform()
-                set_as = {"fontsize": SMALL, "va": "center", "fontweight": weights[row]}
-                label(one, 1 + 0.05 / wide, heights[row], text, transform=at, **set_as)
+        _write_numbers(one, [texts.get((name, row)) for row in range(len(names))], heights, weights, 0.05 / wide)
         one.set_title(fit(name, wide + numbers), loc="left", parse_math=False)
         one.margins(x=0.08)
-        room = widest_name / (_WIDER if bold else 1)
-        name_rows(one, [fit(name, room, SMALL) if column == 0 else "" for name in names], heights)
+        name_rows(one, [fit(name, widest_name / wider, SMALL) if column == 0 else "" for name in names], heights)
         for tick, weight in zip(one.get_yticklabels(), weights):
             tick.set_fontweight(weight)
         one.spines["left"].set_visible(False)

