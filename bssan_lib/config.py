@@ -87,6 +87,8 @@ Memory = Annotated[str, AfterValidator(_check_memory)]
 Windows = Annotated[list[Cells], Field(min_length=1), _DISTINCT]
 Seeds = Annotated[list[Seed], Field(min_length=1), _DISTINCT]
 Precision = Literal["auto", "float32", "bfloat16"]
+Lists = Literal["flickr30k", "flickr30k-kaggle", "flickr30k-huggingface", "coco", "blip", "clip", "imagefolder", "own"]
+DataLayout = Literal["features", "flickr8k", "karpathy"] | Lists
 MixedPrecision = Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_read_no)]
 
 _SETTINGS = ConfigDict(extra="forbid", validate_assignment=True)
@@ -110,6 +112,10 @@ class DataConfig:
     windows: Windows = field(default_factory=lambda: [3, 5])  # objects: square windows of so many cells
     min_word_count: Count = 4  # a word rarer than this in the training captions is <unk>
     entities: Text | None = None  # Flickr30K Entities, zip or folder; None: searched for in the data folder
+    image_folder: Text | None = None  # where the photographs lie; None: searched for in the data folder
+    layout: DataLayout | None = None  # forces how the data folder is read; None: the one that fits
+    skip_bad: Flag = False  # photographs that cannot be opened are left out, and the records say how many; no: an error
+    allow_overlap: Flag = False  # a photograph of train may be in dev or test too, and the records say it; no: an error
 
 
 @dataclass(config=_SETTINGS)

@@ -27,7 +27,12 @@ from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.files import write_json, write_text
 
 LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # the run folder that the parent process of this kernel holds
-OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities")  # None means: the path of the run
+OPTIONAL_PATHS = (
+    "data.folder",
+    "data.prepared",
+    "data.entities",
+    "data.image_folder",
+)  # None means: the path of the run
 PACKAGES = (
     "torch",
     "numpy",
@@ -243,7 +248,7 @@ def _check_data(config: Config) -> None:
         raise DataError(f"the data source {config.data.source} needs its folder: give --data DIR or set data.folder")
     from bssan_lib.data import detect_source
 
-    detect_source(resolve_path(config.data.folder))
+    detect_source(resolve_path(config.data.folder), config.data.layout, config.data.source)
 
 
 def _refuse_other_settings(folder: Path, stored: Config | None, given: Config) -> None:

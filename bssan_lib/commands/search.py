@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from bssan_lib.commands.options import add_reading
 from bssan_lib.errors import ConfigError, DataError
 
 
@@ -45,6 +46,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR", help="features, pictures and captions, or pictures alone"
     )
     parser.add_argument("--prepared", metavar="DIR", help="where features of raw data are kept")
+    add_reading(parser)
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -60,7 +62,7 @@ def _index(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
-    source = _source(options.data)
+    source = _source(options.data, options.layout)
     if source == "pictures":
         if options.split:
             raise ConfigError(f"--split {options.split}: {options.data} is a folder of pictures and has no splits")
@@ -76,27 +78,32 @@ def _index(options: argparse.Namespace) -> None:
         print("without captions there: a text finds its pictures, a photograph finds nothing in it")
 
 
-def _source(folder: str) -> str:
+def _source(folder: str, layout: str | None) -> str:
     """What detect_source says, or "pictures" for a folder of nothing it knows."""
-    from bssan_lib.data import detect_source
+    from bssan_lib.data import detect_source, fitting_layouts
 
-    if not Path(folder).is_dir() or any(Path(folder).glob("*_ims.npy*")):
-        return detect_source(folder)  # raises where it should
+    if layout or not Path(folder).is_dir() or any(Path(folder).glob("*_ims.npy*")):
+        return detect_source(folder, layout)  # raises where it should
     try:
         return detect_source(folder)
     except DataError:
+        if len(fitting_layouts(Path(folder))) > 1:
+            raise
         return "pictures"
 
 
 def _open_split(checkpoint, options: argparse.Namespace, source: str):
     from bssan_lib.commands.options import data_of_checkpoint
-    from bssan_lib.data import RAW_SOURCES, list_splits, open_prepared, prepare, raw_splits
+    from bssan_lib.data import RAW_SOURCES, list_splits, open_prepared, prepare, raw_splits, reading_of
     from bssan_lib.models.checkpoint import check_backbone
 
     folder = Path(options.data)
-    name = options.split or _only(raw_splits(source, folder) if source in RAW_SOURCES else list_splits(folder), folder)
     if source in RAW_SOURCES:
-        folder = prepare(data_of_checkpoint(checkpoint, options), [name])
+        data = data_of_checkpoint(checkpoint, options)
+        name = options.split or _only(raw_splits(source, folder, reading_of(data, source)), folder)
+        folder = prepare(data, [name])
+    else:
+        name = options.split or _only(list_splits(folder), folder)
     split = open_prepared(folder, name)
     check_backbone(checkpoint, split)
     return split
@@ -171,7 +178,7 @@ def _curve(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
-    source = _source(options.data)
+    source = _source(options.data, options.layout)
     if source == "pictures":
         raise DataError(f"{options.data}: recall needs captions, and none are there")
     split = _open_split(checkpoint, options, source)
