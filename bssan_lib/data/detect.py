@@ -65,11 +65,11 @@ def _forced(folder: Path, layout: str, fits: dict[str, str]) -> str:
     named = [*KINDS, *(one.key for one in LAYOUTS)]
     if layout not in named:
         raise DataError(f"layout {layout!r}: expected one of {', '.join(named)}")
-    if layout == "flickr8k" and any(text_file(folder, name) for name in CAPTION_FILES):
+    if _kind(layout) == "table":
+        find_layout(folder, layout)  # raises where it does not fit
+        return "table"
+    if layout in fits or layout == "flickr8k" and any(text_file(folder, name) for name in CAPTION_FILES):
         return layout
-    chosen = next((one for one in LAYOUTS if one.key == layout), None)
-    if layout in fits or chosen and chosen.find(folder):
-        return _kind(layout)
     raise DataError(
         f"{folder}: no files of the layout {layout}; found: {', '.join(fits) or 'none'}. docs/datasets.md names the "
         "files of each layout"

@@ -98,15 +98,15 @@ def open_boxes(path: Path, images: int, regions: int, repeats: int = 1) -> np.nd
     if boxes.shape != (images, regions, 4):
         raise DataError(f"{path}: expected the shape {[images, regions, 4]}, got {list(boxes.shape)}")
     boxes = np.asarray(boxes, dtype=np.float32)
-    sizes = path.with_name(path.name.replace("_boxes.npy", "_img_sizes.npy"))
-    if sizes != path and sizes.is_file() and boxes.max(initial=0) > 1.01:
+    sizes = path.with_name(path.name.removesuffix("_boxes.npy") + "_img_sizes.npy")
+    pixels = boxes.max(initial=0) > 1.01
+    if pixels and sizes.is_file():
         boxes = _from_pixels(path, boxes, sizes, repeats)
     wrong = np.flatnonzero(~_inside(boxes).all(axis=(1, 2)))
     if len(wrong):
         raise DataError(
-            f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as "
-            "fractions of its width and height, from 0 to 1, or in pixels with the pictures' widths and heights "
-            f"in {sizes.name} [images, 2]"
+            f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as fractions of its width and height, "
+            "from 0 to 1" + (f", or in pixels with {sizes.name} [images, 2], width and height" if pixels else "")
         )
     return boxes
 

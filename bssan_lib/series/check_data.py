@@ -12,7 +12,7 @@ import numpy as np
 
 from bssan_lib.config import Config
 from bssan_lib.data import RAW_SOURCES, detect_source, list_splits, open_prepared
-from bssan_lib.data.precomp import FEATURES, check_cap2im, read_captions
+from bssan_lib.data.precomp import FEATURES, check_cap2im, open_boxes, read_captions
 from bssan_lib.data.vocabulary import words_of
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import protocol_folds
@@ -102,6 +102,7 @@ def _check_features(folder: Path, split: str, found: Checked) -> None:
     if found.dimension and features.shape[2] != found.dimension:
         raise DataError(f"{path}: {features.shape[2]} numbers a region, other splits have {found.dimension}")
     found.regions, found.dimension = max(found.regions, features.shape[1]), features.shape[2]
+    open_boxes(folder / f"{split}_boxes.npy", len(features) // repeats, features.shape[1], repeats)
     found.has_boxes |= (folder / f"{split}_boxes.npy").is_file()
     repeated = ", each image five times" if repeats == 5 else ""
     found.lines.append(
