@@ -62,11 +62,7 @@ def _read_number(value: Any) -> Any:
         return value
 
 
-def _read_no(value: Any) -> Any:
-    """YAML takes a bare `no` for false."""
-    return "no" if value is False else value
-
-
+_NO = BeforeValidator(lambda value: "no" if value is False else value)  # YAML takes a bare `no` for false
 _TEXT = BeforeValidator(_read_number)
 _DISTINCT = AfterValidator(_check_distinct)
 
@@ -89,7 +85,7 @@ Seeds = Annotated[list[Seed], Field(min_length=1), _DISTINCT]
 Precision = Literal["auto", "float32", "bfloat16"]
 Lists = Literal["flickr30k", "flickr30k-kaggle", "flickr30k-huggingface", "coco", "blip", "clip", "imagefolder", "own"]
 DataLayout = Literal["features", "flickr8k", "karpathy"] | Lists
-MixedPrecision = Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_read_no)]
+MixedPrecision = Annotated[Literal["auto", "no", "bf16", "fp16"], _NO]
 
 _SETTINGS = ConfigDict(extra="forbid", validate_assignment=True)
 

@@ -1,4 +1,4 @@
-"""What a data folder holds: prepared features, features of the field, or pictures with captions in one of the layouts."""
+"""What a data folder holds: prepared features, features of the field, or pictures with captions in a layout."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ KINDS = ("features", "flickr8k", "karpathy")  # names in data.layout besides tho
 def detect_source(folder: Path | str, layout: str | None = None, source: str | None = None) -> str:
     """What a folder holds: "prepared", "precomp", "flickr8k", "karpathy" or "table".
 
-    layout: forces it, see `data.layout`. source: decides where several fit, if it is one of them. DataError if the folder is
-    missing, if nothing or several things fit, or if the layout does not.
+    layout: forces it, see `data.layout`. source: decides where several fit, if it is one of them. DataError if the
+    folder is missing, if nothing or several things fit, or if the layout does not.
     """
     folder = Path(folder)
     if not folder.is_dir():

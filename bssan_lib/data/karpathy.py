@@ -241,7 +241,8 @@ def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:
                 shown = entry.filename if what == "the file" else f"{what} {key}"
                 raise DataError(
                     f"{path}, images[{entry.number}]: {shown} was already named by images[{first[key]}]; "
-                    "an image in two places may be in two splits: leave one, or go on with --allow-overlap (data.allow_overlap)"
+                    "an image in two places may be in two splits: leave one, or continue with --allow-overlap "
+                    "(data.allow_overlap)"
                 )
             first[key] = entry.number
 

@@ -27,9 +27,9 @@ TABLES = (".csv", ".tsv", ".jsonl")
 
 
 class Layout(NamedTuple):
-    """key: its name in data.layout. name: as check-data shows it. find: folder -> its files, [] if it is not this layout.
+    """A form of lists of images and captions. key: its name in data.layout. name: as check-data shows it.
 
-    read: (file, folder) -> rows.
+    find: folder -> its files, [] if it is not this layout. read: (file, folder) -> rows.
     """
 
     key: str

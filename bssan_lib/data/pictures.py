@@ -1,7 +1,7 @@
 """Opens every picture of the splits before anything long starts; refuses pictures that are also in another split.
 
-A picture is known by a digest of its size and pixels, so a copy under another name is found, and a file that was compressed
-again is not. Letters: N images, C captions.
+A picture is recognised by a digest of its size and pixels: a copy under another name is found, a file that was
+compressed again is not. Letters: N images, C captions.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Overlap(NamedTuple):
 
 
 def look_at(paths: list[Path], known: dict[str, list] | None = None, progress: bool = True) -> list[Look]:
-    """Opens every picture. known: path -> [size, time, digest] of pictures that were opened before; new ones are added."""
+    """Opens every picture. known: path -> [size, time, digest] of those opened before; new ones are added to it."""
     known = {} if known is None else known
     looks: list[Look] = []
     with (
@@ -50,10 +50,11 @@ def look_at(paths: list[Path], known: dict[str, list] | None = None, progress: b
     ):
         for start in range(0, len(paths), AT_ONCE):
             some = paths[start : start + AT_ONCE]
-            for look in pool.map(lambda path: _look(path, known.get(str(path))), some):
+            for path, look in zip(some, pool.map(lambda path: _look(path, known.get(str(path))), some), strict=True):
                 looks.append(look)
+                if look.digest and look.state:
+                    known[str(path)] = [*look.state, look.digest]
                 bar.update(1)
-    known |= {str(path): [*(look.state or []), look.digest] for path, look in zip(paths, looks) if look.digest}
     return looks
 
 
@@ -66,7 +67,7 @@ def check_pictures(
 ) -> dict[str, RawSplit]:
     """The splits once every picture was opened, without bad ones if `skip_bad`; their notes say what was left out.
 
-    Notes: "left_out" {name: [size, time] or None}, "overlap" {other split: pictures that are in both}. known: see `look_at`.
+    Notes: "left_out" {name: [size, time] or None}, "overlap" {other split: pictures in both}. known: see `look_at`.
     DataError: bad pictures, up to ten of them named; a picture of train that is in another split too; a split of which
     nothing is left.
     """
@@ -75,16 +76,16 @@ def check_pictures(
     looks = {name: [next(rest) for _ in raw.ids] for name, raw in raws.items()}
     bad = bad_pictures(raws, looks)
     if bad and not skip_bad:
-        raise DataError(f"{_listed(bad, 'pictures cannot be used')}\n{SKIP}")
+        raise DataError(
+            f"{_listed(bad, 'pictures cannot be used')}\n"
+            "Put whole pictures there, or leave these out with --skip-bad (data.skip_bad)"
+        )
     kept = {name: without_bad(raw, looks[name]) for name, raw in raws.items()} if bad else raws
     looks = {name: [look for look in some if look.digest] for name, some in looks.items()}
     overlaps = find_overlaps(kept, looks)
     if overlaps and not allow_overlap:
         raise DataError(overlap_message(kept, overlaps))
     return {name: _with_overlap(raw, overlaps) for name, raw in kept.items()}
-
-
-SKIP = "Put whole pictures there, or leave these out with --skip-bad (data.skip_bad)"
 
 
 def bad_pictures(raws: dict[str, RawSplit], looks: dict[str, list[Look]]) -> list[str]:
@@ -117,8 +118,9 @@ def overlap_message(raws: dict[str, RawSplit], overlaps: list[Overlap]) -> str:
         for train, split, row in overlaps
     ]
     return (
-        f"{_listed(pairs, 'pictures are in train and in another split')}\nRecall on pictures that were in training is too high: "
-        "remove one row of each pair, or go on with --allow-overlap (data.allow_overlap), which the records then say"
+        f"{_listed(pairs, 'pictures are in train and in another split')}\n"
+        "Recall on pictures of train is too high. Remove one row of each pair, or continue with --allow-overlap "
+        "(data.allow_overlap), which the records then say"
     )
 
 

@@ -105,8 +105,9 @@ def open_boxes(path: Path, images: int, regions: int, repeats: int = 1) -> np.nd
     wrong = np.flatnonzero(~_inside(boxes).all(axis=(1, 2)))
     if len(wrong):
         raise DataError(
-            f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as fractions of its width and height, "
-            "from 0 to 1" + (f", or in pixels with {sizes.name} [images, 2], width and height" if pixels else "")
+            f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as fractions of its width and "
+            "height, from 0 to 1"
+            + (f", or in pixels with {sizes.name} [images, 2], width and height" if pixels else "")
         )
     return boxes
 
@@ -128,8 +129,8 @@ def _from_pixels(path: Path, boxes: np.ndarray, sizes_path: Path, repeats: int) 
     if len(crossed):
         x1, y1, x2, y2 = boxes[crossed[0]][(boxes[crossed[0], :, 2:] < boxes[crossed[0], :, :2]).any(axis=1)][0]
         raise DataError(
-            f"{path}, row {crossed[0]}: the box {x1:g} {y1:g} {x2:g} {y2:g}; expected the corners x1 y1 x2 y2 with x1 <= x2 "
-            "and y1 <= y2. If it is x, y, width and height, add x and y to the last two"
+            f"{path}, row {crossed[0]}: the box {x1:g} {y1:g} {x2:g} {y2:g}; expected the corners x1 y1 x2 y2 with "
+            "x1 <= x2 and y1 <= y2. If it is x, y, width and height, add x and y to the last two"
         )
     corners = boxes / np.tile(sizes, 2)[:, None]
     turned = boxes / np.tile(sizes[:, ::-1], 2)[:, None]
@@ -137,8 +138,9 @@ def _from_pixels(path: Path, boxes: np.ndarray, sizes_path: Path, repeats: int) 
         row = int(np.flatnonzero(~_inside(corners).all(axis=(1, 2)))[0])
         width, height = sizes[row]
         raise DataError(
-            f"{path}, row {row}: boxes outside a picture of width {width:g} and height {height:g}, but inside one of width "
-            f"{height:g} and height {width:g}. Expected width before height in {sizes_path.name}, and x before y in the boxes"
+            f"{path}, row {row}: boxes outside a picture of width {width:g} and height {height:g}, but inside one of "
+            f"width {height:g} and height {width:g}. Expected width before height in {sizes_path.name}, and x before y "
+            "in the boxes"
         )
     return corners
 

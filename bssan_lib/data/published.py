@@ -86,7 +86,7 @@ def read_bars(path: Path, folder: Path) -> list[Row]:
 
 
 def read_clip(path: Path, folder: Path) -> list[Row]:
-    """A list of CLIP_benchmark: a CSV whose captions may contain commas without quotes. The file's name has the split."""
+    """A list of CLIP_benchmark: a CSV; captions may contain commas without quotes. The file's name has the split."""
     split = SPLIT_OF[path.stem.removesuffix("_karpathy").rpartition("_")[2]]
     return [
         Row(picture_name(image, folder, where), caption_list(text, where), split, where)

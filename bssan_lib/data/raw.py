@@ -14,7 +14,8 @@ class Reading:
     """How a source reads a folder.
 
     images: where the pictures lie, None: in the folder. layout: of `layouts`, None: the only one that fits. overlap: an
-    image may be in several splits. absent: images without a file stay in the list, to be counted or left out later. boxes: Flickr30K Entities is read.
+    image may be in several splits. absent: images without a file stay in the list, to be counted or left out later.
+    boxes: Flickr30K Entities is read.
     """
 
     images: Path | None = None

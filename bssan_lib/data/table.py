@@ -58,7 +58,7 @@ def table_members(folder: Path, options: Reading = Reading()) -> tuple[dict[str,
         if first.split != row.split:
             raise DataError(
                 f"{row.where}: {row.image} is in {row.split or 'no split'}, but in {first.split or 'no split'} in "
-                f"{first.where}; an image belongs to one split. --allow-overlap (data.allow_overlap) goes on all the same"
+                f"{first.where}; an image belongs to one split, unless --allow-overlap (data.allow_overlap) is given"
             )
         first.captions.extend(row.captions)
         if first.ids is not None:
@@ -126,6 +126,7 @@ def _image_layout(folder: Path, rows: list[Row]) -> tuple[Path, bool]:
     if not any(hits):
         raise DataError(
             f"{samples[0].where}: no picture {samples[0].image} in {folder} or in "
-            f"{', '.join(f'{name}/' for name in IMAGE_FOLDERS if name)}; --images DIR (data.image_folder) names another folder"
+            f"{', '.join(f'{name}/' for name in IMAGE_FOLDERS if name)}; --images DIR (data.image_folder) names "
+            "another folder"
         )
     return choices[hits.index(max(hits))]

@@ -59,9 +59,9 @@ def evaluate(
     two more times.
 
     Returns {"dataset", "split", "protocol", "n_images", "n_captions", "i2t", "t2i", "rsum", "ci95",
-    "pictures_left_out", "pictures_in_train", "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model", "run", "seconds"}. Some keys are
-    optional: "pictures_..." see `data_remarks`; "ci95" needs bootstrap; "satisfying" (R@K where every image that satisfies a caption is right) needs
-    `split.satisfies`; "grounding" (keys: see `grounding_metrics`, with checks `ground`) needs phrases with
+    "pictures_left_out", "pictures_in_train", "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model",
+    "run", "seconds"}. Some keys are optional: "pictures_..." see `data_remarks`; "ci95" needs bootstrap; "satisfying"
+    (R@K where every image that satisfies a caption is right) needs `split.satisfies`; "grounding" (keys: see `grounding_metrics`, with checks `ground`) needs phrases with
     boxes, regions with boxes and attention in both directions, and uses the whole split; "directions" has those of the
     method; "pairs" is for a split of minimal pairs, and for "test" if its folder has the split "pairs".
     ConfigError for an unknown protocol, DataError if the split is too small for it.

@@ -93,7 +93,7 @@ def _read(folder: Path, found: Checked, config: Config) -> dict[str, RawSplit]:
 
 
 def _open_all(found: Checked, raws: dict[str, RawSplit], config: Config, progress: bool) -> None:
-    """Opens every picture; bad ones and those in several splits are missing, or counted where the settings allow them."""
+    """Opens every picture; bad ones and those in two splits are missing, or counted where the settings allow them."""
     rest = iter(look_at([raw.image_folder / name for raw in raws.values() for name in raw.ids], progress=progress))
     looks = {split: [next(rest) for _ in raw.ids] for split, raw in raws.items()}
     good = [

@@ -1,4 +1,4 @@
-"""Pictures elsewhere, pictures that cannot be opened, and pictures that are in two splits: by hand, and with the records."""
+"""Pictures elsewhere, pictures that cannot be opened, pictures in two splits: the errors, and what the records say."""
 
 import json
 
