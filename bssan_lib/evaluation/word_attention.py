@@ -74,12 +74,12 @@ def word_rows(attentions: Iterable[tuple[int, Any]], phrases: Sequence[Phrase], 
 def means_by_word(rows: DataFrame, least: int = 20) -> DataFrame:
     """Means of each word that occurs at least `least` times, sorted by "regions".
 
-    Index word; columns count, MEASURES and "function", whether it is in FUNCTION_WORDS.
+    Where no word does, as in a set of a few captions: of the most frequent ones. Index word; columns count, MEASURES and "function", whether it is in FUNCTION_WORDS.
     """
     groups = rows.groupby("word")[MEASURES]
     table = groups.mean().assign(count=groups.size())
     table["function"] = table.index.isin(list(FUNCTION_WORDS))
-    return table[table["count"] >= least].sort_values("regions")[["count", *MEASURES, "function"]]
+    return table[table["count"] >= min(least, table["count"].max())].sort_values("regions")[["count", *MEASURES, "function"]]
 
 
 def means_by_kind(rows: DataFrame, bootstrap: int = 1000, seed: int = 0) -> DataFrame:
