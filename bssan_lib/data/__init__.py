@@ -4,6 +4,7 @@ folder = prepare(config.data)                 # draws or reads, extracts what is
 split = open_prepared(folder, "dev")          # memory-mapped arrays, captions, ids, phrases
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -173,7 +174,9 @@ def _read_source(data: DataConfig, folder: Path, place: Path, splits: list[str],
         from bssan_lib.data.scenes.source import scenes_source
 
         return scenes_source(folder, data.images, data.seed, progress)
-    entities, options = Path(data.entities) if data.entities else None, reading_of(data, data.source)
+    entities = Path(data.entities) if data.entities else None
+    # Missing pictures are named together with damaged ones.
+    options = dataclasses.replace(reading_of(data, data.source), absent=True)
     raws = RAW_SOURCES[data.source](folder, splits, entities, options)
     known = _opened_before(place)
     before = len(known)

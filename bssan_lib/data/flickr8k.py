@@ -45,8 +45,7 @@ def flickr8k_source(
     captions_file = _captions_file(folder)
     rows = _read_captions(captions_file)
     members = {name: _read_split(path, image_folder, options.absent) for name, path in found.items()}
-    if not options.absent:
-        _refuse_unknown(captions_file, rows, {image for ids in members.values() for image in ids}, image_folder)
+    _refuse_unknown(captions_file, rows, {image for ids in members.values() for image in ids}, image_folder)
     place = Path(entities) if entities else _find_entities(folder)
     place = place if options.boxes else None
     return {

@@ -79,7 +79,9 @@ def means_by_word(rows: DataFrame, least: int = 20) -> DataFrame:
     groups = rows.groupby("word")[MEASURES]
     table = groups.mean().assign(count=groups.size())
     table["function"] = table.index.isin(list(FUNCTION_WORDS))
-    return table[table["count"] >= min(least, table["count"].max())].sort_values("regions")[["count", *MEASURES, "function"]]
+    return table[table["count"] >= min(least, table["count"].max())].sort_values("regions")[
+        ["count", *MEASURES, "function"]
+    ]
 
 
 def means_by_kind(rows: DataFrame, bootstrap: int = 1000, seed: int = 0) -> DataFrame:

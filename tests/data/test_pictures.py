@@ -15,8 +15,9 @@ from bssan_lib.data.pictures import check_pictures, look_at, without_bad
 from bssan_lib.data.raw import Phrase, RawSplit, Reading
 from bssan_lib.data.table import table_source
 from bssan_lib.errors import DataError
-from bssan_lib.evaluation.metrics import data_remarks
+from bssan_lib.evaluation.metrics import data_remarks, measure_retrieval
 from bssan_lib.series.check_data import check_folder
+from bssan_lib.series.report import metrics_rows
 from tests.data.test_karpathy import flickr, make
 from tests.data.test_table import NAMES, pictures
 
@@ -85,16 +86,15 @@ def test_bad_pictures_are_named_together_and_left_out_when_asked(tmp_path):
         (folder / name).write_bytes(b"no picture")
     (folder / "1.jpg").unlink()
     with pytest.raises(DataError, match="captions.csv, line 4: no picture .*1.jpg") as error:
-        prepare(settings(folder), progress=False)
+        table_source(folder)
     assert "--skip-bad (data.skip_bad)" in str(error.value)
-    Image.new("RGB", (7, 5), "red").save(folder / "1.jpg")
-    with pytest.raises(DataError, match="12 pictures cannot be used") as error:
+    with pytest.raises(DataError, match="13 pictures cannot be used") as error:
         prepare(settings(folder), progress=False)
     lines = str(error.value).splitlines()
-    assert len(lines) == 13 and lines[1].endswith("2.jpg: not a picture in a format that Pillow reads")
-    assert "captions.csv, line 6: " in lines[1] and "11.jpg" in lines[10] and lines[11] == "  and 2 more"
+    assert len(lines) == 13 and lines[1].endswith("1.jpg: there is no such picture")
+    assert lines[2].endswith("2.jpg: not a picture in a format that Pillow reads")
+    assert "captions.csv, line 6: " in lines[2] and "10.jpg" in lines[10] and lines[11] == "  and 3 more"
     assert not list(tmp_path.rglob("*_ims.npy*"))  # nothing long had started
-    (folder / "1.jpg").unlink()
     prepared, found = pictures_of(settings(folder, skip_bad=True))
     assert found == {"train": ["0.jpg", "13.jpg"], "dev": ["14.jpg"], "test": ["15.jpg"]}
     notes = read_meta(prepared)["splits"]["train"]["notes"]["left_out"]
@@ -160,6 +160,9 @@ def test_a_picture_of_two_splits_is_refused_by_its_pixels(tmp_path):
     assert notes == {"train": {"dev": 1}, "dev": {"train": 1}, "test": None}
     assert data_remarks(open_prepared(prepared, "dev")) == {"pictures_in_train": 1}
     assert data_remarks(open_prepared(prepared, "test")) == {}
+    metrics = measure_retrieval(np.eye(1, 2), open_prepared(prepared, "dev"), "full", bootstrap=0, seed=0)
+    assert metrics["pictures_in_train"] == 1 and "pictures_left_out" not in metrics
+    assert dict(metrics_rows(metrics))["overlap"].startswith("1 of these pictures")
     assert dict(check_folder(folder, Config(data=data)).lines)["overlap"].startswith("1 pictures")
 
 
