@@ -78,7 +78,7 @@ def _own_split(folder: Path, rows: list[Row]) -> dict[str, list[Row]]:
     if len(rows) < FEWEST:
         raise DataError(f"{folder}: {len(rows)} images; a split into train, dev and test needs {FEWEST} or more")
     order = np.random.default_rng(1).permutation(len(rows)).tolist()
-    few = max(1, round(len(rows) / 10))
+    few = max(2, round(len(rows) / 10))  # in a gallery of one image nothing can be confused
     parts = {"train": order[2 * few :], "dev": order[:few], "test": order[few : 2 * few]}
     return {name: [rows[i] for i in sorted(part)] for name, part in parts.items()}
 
