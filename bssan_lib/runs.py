@@ -11,6 +11,7 @@ import ast
 import datetime
 import difflib
 import importlib.metadata
+import json
 import os
 import platform
 import random
@@ -116,7 +117,7 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
     else:
         raise RunError(f"{folder}: no run there yet, and no configuration given; name one, such as configs/scenes.yaml")
     if data:
-        given = override(given, {"data.folder": str(resolve_path(data))})
+        given = override(given, {"data.folder": quoted(resolve_path(data))})
     _refuse_other_settings(folder, stored, given)
     if not stored:
         _check_data(given)
@@ -201,12 +202,17 @@ def resolve_path(path) -> Path:
     return candidates[0]
 
 
+def quoted(text: object) -> str:
+    """A text that `override` takes as it is, such as a path with a colon or # in it."""
+    return json.dumps(str(text), ensure_ascii=False)
+
+
 def absolute_paths(config: Config) -> Config:
     """A copy with absolute paths, that of the features too, so that it means the same from any working directory."""
     config = override(
         config,
         {
-            key: str(resolve_path(value))
+            key: quoted(resolve_path(value))
             for key, value in flatten(config).items()
             if value is not None and (key in OPTIONAL_PATHS or (key == "training.word_vectors" and value != "glove"))
         },

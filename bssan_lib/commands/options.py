@@ -1,7 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,12 +37,13 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(options: argparse.Namespace) -> dict[str, str]:
     """The settings that a command's options give: those of -p, and those of `add_reading`."""
+    from bssan_lib.runs import quoted
+
     settings = parse_parameters(getattr(options, "parameters", []))
     if options.images:
-        # As JSON, so that a name such as "1: a" stays text in YAML.
-        settings["data.image_folder"] = json.dumps(str(Path(options.images).expanduser().absolute()))
+        settings["data.image_folder"] = quoted(Path(options.images).expanduser().absolute())
     if options.layout:
-        settings["data.layout"] = json.dumps(options.layout)
+        settings["data.layout"] = quoted(options.layout)
     flags = (("data.skip_bad", options.skip_bad), ("data.allow_overlap", options.allow_overlap))
     return settings | {key: "true" for key, given in flags if given}
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bssan_lib.commands.cli import main
+from bssan_lib.commands.cli import _parser, main
+from bssan_lib.commands.options import settings_of
 from bssan_lib.config import Config, DataConfig
 from bssan_lib.data import open_prepared, prepare, read_meta
 from bssan_lib.data.flickr8k import flickr8k_source
@@ -16,6 +17,7 @@ from bssan_lib.data.raw import Phrase, RawSplit, Reading
 from bssan_lib.data.table import table_source
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.metrics import data_remarks, measure_retrieval
+from bssan_lib.runs import open_run
 from bssan_lib.series.check_data import check_folder
 from bssan_lib.series.report import metrics_rows
 from tests.data.test_karpathy import flickr, make
@@ -224,3 +226,14 @@ def test_the_options_of_the_commands_are_settings(tmp_path, capsys):
     assert stored == {"layout": "own", "image_folder": str(folder), "skip_bad": True, "allow_overlap": True}
     assert main(["prepare", *given, *small, "--layout", "of mine"]) == 2
     assert "data.layout" in capsys.readouterr().err
+
+
+def test_folders_with_a_colon_or_a_hash_in_their_names(tmp_path):
+    folder, photos = tmp_path / "lists #1: mine", tmp_path / "photos: my #2"
+    table(photos)
+    folder.mkdir()
+    (photos / "captions.csv").rename(folder / "captions.csv")
+    options = _parser().parse_args(["prepare", "--config", "table", "--images", str(photos), "--layout", "own"])
+    run = open_run(tmp_path / "run", "table", folder, settings_of(options))
+    assert (run.config.data.folder, run.config.data.image_folder) == (str(folder), str(photos))
+    run.close()
