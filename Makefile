@@ -1,17 +1,18 @@
-# make reproduce   the whole series on the built-in data, from nothing but Python 3.11
-# make test        every test, all notebooks included at a small scale
-# make check       lint, format, types, contract of imports
-# make explore     look at attention in a browser: any picture, any caption
-# make notebooks   the series again, its outputs put into notebooks/ for committing
-# make bench       how fast and how large scoring and training are, beside the loop of the family's public codes
-# make bench-gpu  what a GPU brings, with the Python that runs torch there: make bench-gpu PYTHON=python DATA=Flickr8k
-# make mutants    changes the core in some 3,000 small ways and lists those that no test notices (an hour): docs/mutants.md
-# make clean-runs  what the commands above made, apart from .venv
+# make reproduce   run the whole series on the built-in data; needs only Python 3.11 or newer
+# make test        run all tests, and all notebooks at a small scale
+# make check       lint, format, types, order of imports
+# make explore     show attention in a browser, for any image and caption
+# make notebooks   run the series and write the outputs into notebooks/ and figures/, for committing
+# make site        the notebooks as stored, the documents and the API as a website: build/site/index.html
+# make bench       measure time and memory of scoring and training, compared with a plain loop
+# make bench-gpu   the same on a GPU; needs a Python with torch for CUDA: make bench-gpu PYTHON=python DATA=Flickr8k
+# make mutants     change the core in about 3,400 small ways and list the changes that no test notices: docs/mutants.md
+# make clean-runs  delete runs/ and prepared/
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/scenes.yaml
 
-.PHONY: reproduce test check explore notebooks bench bench-gpu mutants clean-runs
+.PHONY: reproduce test check explore notebooks site bench bench-gpu mutants clean-runs
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -32,6 +33,10 @@ explore: $(VENV)/.installed
 notebooks: $(VENV)/.installed
 	$(VENV)/bin/bssan reproduce --config configs/scenes.yaml --out runs/scenes --publish
 
+site: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(VENV)/bin/python -m sphinx -W -q -c docs/site . build/site
+
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.engine --out benchmarks/results
 
@@ -46,9 +51,9 @@ mutants: $(VENV)/.installed-test
 clean-runs:
 	rm -rf runs prepared
 
-# Installed once, and again when what is to be installed changes.
+# Install once, and again after a change of pyproject.toml or constraints.txt.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "bssan needs Python 3.11 or newer, got " + sys.version.split()[0] + "; name one: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "bssan needs Python 3.11 or newer, got " + sys.version.split()[0] + "; choose one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@

@@ -29,7 +29,7 @@ from bssan_lib.models.checkpoint import load_checkpoint
 from bssan_lib.models.codes import ImageCodes
 from bssan_lib.search.index import BLOCK, build_index
 from bssan_lib.search.searcher import Searcher
-from bssan_lib.search.shortlist import FirstStage, inverted_lists
+from bssan_lib.search.shortlist import VectorSearch, inverted_lists
 from bssan_lib.search.source import Gallery, split_gallery
 from bssan_lib.viz import gallery_growth, save_figure
 
@@ -99,7 +99,7 @@ def query_times(
         marks = [time.perf_counter()]
         query, vector = searcher.encode_text(text)
         marks.append(time.perf_counter())
-        rows = np.sort(searcher.first["image"].candidates(vector, shortlist))
+        rows = np.sort(searcher.vector_search["image"].candidates(vector, shortlist))
         marks.append(time.perf_counter())
         scores = searcher.score_images(query, rows)
         found.append(rows[np.argsort(-scores, kind="stable")])
@@ -136,17 +136,17 @@ def compare_exact(searcher: Searcher, queries: list[str], images: list[int], sho
         scores = searcher.score_images(query, everything)
         sizes = {"exact": len(everything), "shortlist": shortlist, "one_in_twenty": len(everything) // 20}
         for name, size in sizes.items():
-            rows = searcher.first["image"].candidates(vector, size)
+            rows = searcher.vector_search["image"].candidates(vector, size)
             found[name] += int(rows[scores[rows].argmax()] == right)
     return {"queries": len(queries), **{name: round(100.0 * hits / len(queries), 2) for name, hits in found.items()}}
 
 
 def compare_lists(searcher: Searcher, queries: list[str], shortlist: int) -> dict:
     """Inverted lists against every product: time to build, time of a query, share of the exact shortlist found."""
-    vectors, exact = searcher.index.vectors["image"], searcher.first["image"]
+    vectors, exact = searcher.index.vectors["image"], searcher.vector_search["image"]
     start = time.perf_counter()
     lists = inverted_lists(vectors, limit=0)
-    built, stage = time.perf_counter() - start, FirstStage(vectors, lists)
+    built, stage = time.perf_counter() - start, VectorSearch(vectors, lists)
     seconds, shares = [], []
     for text in queries:
         vector = searcher.encode_text(text)[1]

@@ -1,6 +1,6 @@
 """BSSAN: word-to-regions and object-to-words attention for image-text matching.
 
-A reproduction for reading. The numbered notebooks are the lessons; each is backed by one folder:
+An educational reproduction. The numbered notebooks are the lessons; each uses these folders of the library:
 
     01 data preparation   data/, vision/
     02 W2R attention      attention/w2r.py
@@ -10,8 +10,8 @@ A reproduction for reading. The numbered notebooks are the lessons; each is back
     06 explorer           explorer/, viz/
     07 ablations          comparison/
 
-What a notebook or a script of your own needs most is imported from here: `from bssan_lib import load_pretrained, attend`.
-Each name is loaded when it is first used, so that importing the package takes no time.
+The names that notebooks and scripts use most can be imported from here: `from bssan_lib import load_pretrained,
+attend`. A name is loaded when it is first used, so importing the package takes no time.
 
 Letters, the same in every file: B images, C captions, K regions, M objects, T words,
 D feature size, d joint size.
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from bssan_lib.data import Vocabulary, open_prepared, prepare, tokenize
     from bssan_lib.data.batches import Words, image_batch
     from bssan_lib.data.scenes.source import make_scenes
-    from bssan_lib.evaluation.metrics import evaluate, ground
-    from bssan_lib.evaluation.photograph import Camera, load_pretrained
+    from bssan_lib.evaluation.metrics import evaluate, evaluate_grounding
+    from bssan_lib.evaluation.photograph import FeatureExtractor, load_pretrained
     from bssan_lib.evaluation.scoring import attend, score_split
     from bssan_lib.models.bssan import BSSAN
     from bssan_lib.models.checkpoint import Checkpoint, load_checkpoint
-    from bssan_lib.models.word_vectors import start_words
+    from bssan_lib.models.word_vectors import init_word_vectors
     from bssan_lib.runs import check_parameters, open_run, set_seed
     from bssan_lib.training.trainer import Trainer
 
 __version__ = "0.2.0"
 
-_HOMES = {
+_MODULES = {  # public name -> module of bssan_lib
     "BSSAN": "models.bssan",
-    "Camera": "evaluation.photograph",
+    "FeatureExtractor": "evaluation.photograph",
     "Checkpoint": "models.checkpoint",
     "Config": "config",
     "Trainer": "training.trainer",
@@ -56,7 +56,7 @@ _HOMES = {
     "check_parameters": "runs",
     "evaluate": "evaluation.metrics",
     "gram": "attention.attended",
-    "ground": "evaluation.metrics",
+    "evaluate_grounding": "evaluation.metrics",
     "image_batch": "data.batches",
     "length_mask": "attention.w2r",
     "load_checkpoint": "models.checkpoint",
@@ -71,14 +71,14 @@ _HOMES = {
     "safe_norm": "attention.attended",
     "score_split": "evaluation.scoring",
     "set_seed": "runs",
-    "start_words": "models.word_vectors",
+    "init_word_vectors": "models.word_vectors",
     "tokenize": "data",
     "w2r_scores": "attention.w2r",
     "w2r_weights": "attention.w2r",
 }
 __all__ = [
     "BSSAN",
-    "Camera",
+    "FeatureExtractor",
     "Checkpoint",
     "Config",
     "Trainer",
@@ -90,7 +90,7 @@ __all__ = [
     "check_parameters",
     "evaluate",
     "gram",
-    "ground",
+    "evaluate_grounding",
     "image_batch",
     "length_mask",
     "load_checkpoint",
@@ -105,7 +105,7 @@ __all__ = [
     "safe_norm",
     "score_split",
     "set_seed",
-    "start_words",
+    "init_word_vectors",
     "tokenize",
     "w2r_scores",
     "w2r_weights",
@@ -113,10 +113,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a name of the public face from its module, at its first use."""
-    if name not in _HOMES:
+    """Imports a public name from its module when it is first used."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'bssan_lib' has no attribute {name!r}")
-    return getattr(import_module(f"bssan_lib.{_HOMES[name]}"), name)
+    return getattr(import_module(f"bssan_lib.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,8 @@
-"""What can be set: each setting with its default, its bounds and its meaning. A YAML file holds only what differs.
+"""All settings with their defaults, bounds and meanings. A YAML file holds only what differs from the defaults.
 
     load_config("configs/scenes.yaml", {"training.epochs": 2}).training.epochs == 2
 
-An unknown key, a value of another type and a value out of bounds raise ConfigError, which names the file and the key.
+An unknown key, a wrong type or a value out of bounds raises ConfigError, which names the file and the key.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def _check_distinct(values: list) -> list:
 
 
 def _read_number(value: Any) -> Any:
-    """YAML takes 5e-4, without a point, for text."""
+    """A number: YAML reads 5e-4, which has no decimal point, as text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -92,80 +92,80 @@ _SETTINGS = ConfigDict(extra="forbid", validate_assignment=True)
 
 @dataclass(config=_SETTINGS)
 class DataConfig:
-    """Where pictures and captions come from, and how a picture becomes regions."""
+    """Where images and captions come from, and how an image becomes regions."""
 
     source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = "scenes"  # drawn, photographs, or features
-    folder: Text | None = None  # the data (flickr8k, karpathy, table, precomp); scenes: where pictures are drawn
-    prepared: Text | None = None  # where features are kept; None: prepared/<source>-<8 hex of these settings>
-    images: Annotated[Count, Field(ge=20)] = 3000  # scenes only: how many are drawn
-    seed: Seed = 1  # scenes only: what is drawn
-    backbone: Text = "efficientnet_lite0"  # the frozen network that turns a picture into regions
+    folder: Text | None = None  # of the data; for scenes: where the drawn images are written
+    prepared: Text | None = None  # folder of the features; None: prepared/<source>-<8 hex digits of these settings>
+    images: Annotated[Count, Field(ge=20)] = 3000  # scenes only: how many images are drawn
+    seed: Seed = 1  # scenes only: seed of the drawings
+    backbone: Text = "efficientnet_lite0"  # the network that computes the regions of an image
     image_size: Pixels = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
-    grid: Cells | None = None  # cells along a side that a finer grid is pooled to; None: the grid as it is
-    precision: Precision = "float32"  # of the backbone; auto: bfloat16 where it is fast
-    features: Literal["map", "stage", "pixels"] = "map"  # kept: last map, input of the last stage, pixels (model.tune)
-    views: Annotated[Whole, Field(le=100)] = 0  # further views kept of each training picture: mirrored, then parts
-    windows: Windows = field(default_factory=lambda: [3, 5])  # objects: square windows of so many cells
-    min_word_count: Count = 4  # a word rarer than this in the training captions is <unk>
-    entities: Text | None = None  # Flickr30K Entities, zip or folder; None: searched for in the data folder
-    image_folder: Text | None = None  # where the photographs lie; None: searched for in the data folder
-    layout: DataLayout | None = None  # forces how the data folder is read; None: the one that fits
-    skip_bad: Flag = False  # photographs that cannot be opened are left out, and the records say how many; no: an error
-    allow_overlap: Flag = False  # a photograph of train may be in dev or test too, and the records say it; no: an error
+    grid: Cells | None = None  # cells along a side after pooling; None: no pooling
+    precision: Precision = "float32"  # of the backbone; auto: bfloat16 if it is fast here
+    features: Literal["map", "stage", "pixels"] = "map"  # stored: last map, input of last stage, pixels
+    views: Annotated[Whole, Field(le=100)] = 0  # further views of each training image: mirrored, then crops
+    windows: Windows = field(default_factory=lambda: [3, 5])  # objects: square windows, side in cells
+    min_word_count: Count = 4  # rarer words of the training captions become <unk>
+    entities: Text | None = None  # Flickr30K Entities, zip or folder; None: looked up in the data folder
+    image_folder: Text | None = None  # folder of the images; None: looked up in the data folder
+    layout: DataLayout | None = None  # how the data folder is read (docs/datasets.md); None: the only layout that fits
+    skip_bad: Flag = False  # images that cannot be opened are left out and counted in the records; False: an error
+    allow_overlap: Flag = False  # images of train may also be in dev or test; the records count them; False: an error
 
 
 @dataclass(config=_SETTINGS)
 class ModelConfig:
-    """The two directions of attention and what they share, or a published method in their place."""
+    """The model: both directions of attention, or a published method."""
 
-    method: Literal["bssan", "vse++", "scan-t2i", "scan-i2t"] = "bssan"  # the others are published peers
+    method: Literal["bssan", "vse++", "scan-t2i", "scan-i2t"] = "bssan"  # the others are published methods
     pooling: Literal["avg", "lse"] = "avg"  # SCAN only: a mean or LogSumExp over words (t2i) or regions (i2t)
-    joint_size: Size = 512  # d, the size in which words and regions meet
+    joint_size: Size = 512  # d, numbers of a word, region or object in the joint space
     word_size: Size = 300  # of a word's vector before the LSTM
     encoder: Literal["bilstm", "lstm", "bigru", "gru"] = "bilstm"  # of captions; bi: both directions, averaged
-    lstm_layers: Annotated[Count, Field(le=16)] = 1  # of the encoder, whichever it is
-    reading: Literal["states", "inputs"] = "states"  # W2R (a) attends with LSTM states, (b) feeds the LSTM
-    direction: Literal["joint", "w2r", "o2w"] = "joint"  # which direction scores
-    bilinear: Flag = True  # a learned matrix W between words and regions; False: W is the identity
-    tune: Literal["none", "stage", "all"] = "none"  # of the backbone, as part of the model; needs data.features
-    place: Flag = True  # a linear term of the box is added to each region
+    lstm_layers: Annotated[Count, Field(le=16)] = 1  # layers of the encoder
+    reading: Literal["states", "inputs"] = "states"  # W2R (a) attends with LSTM states; (b) feeds the LSTM
+    direction: Literal["joint", "w2r", "o2w"] = "joint"  # direction that makes the score; joint: both
+    bilinear: Flag = True  # a learned matrix W between words and regions; false: W is the identity
+    tune: Literal["none", "stage", "all"] = "none"  # part of the backbone that is trained; needs data.features
+    place: Flag = True  # adds a linear term of the box to each region
     dropout: Share = 0.2  # of word vectors and of word states
     region_dropout: Share = 0.0  # of whole channels of an image's features
     word_dropout: Share = 0.1  # the share of training words that become <unk>
     tie_projections: Flag = False  # one projection for regions and objects
     temperature_w: Positive = 9.0  # lambda_w of the softmax over regions
     temperature_o: Positive = 9.0  # lambda_o of the softmax over words
-    learn_temperature: Flag = True  # both lambdas are learned from there
-    global_size: SizeOrNone = 128  # of the one vector for a picture or caption in a large gallery; 0: none
-    global_term: Flag = False  # S takes a learned share of the global vectors' product too, which then moves attention
+    learn_temperature: Flag = True  # both lambdas are trained, starting from these values
+    global_size: SizeOrNone = 128  # of the single vector of an image or caption, for search; 0: none
+    global_term: Flag = False  # S includes a learned share of the global vectors' product
     gate: Literal["learned", "half", "pair"] = "learned"  # g in S = g s_w2r + (1 - g) s_o2w; pair: one for each pair
 
 
 @dataclass(config=_SETTINGS)
 class TrainingConfig:
-    """Optimisation. An epoch passes every training caption once."""
+    """Optimisation. An epoch uses every training caption once."""
 
     epochs: Count = 8  # passes over the training captions
-    single_epochs: Count = 2  # the same where notebooks 02 and 03 train one direction alone
+    single_epochs: Count = 2  # the same for the single directions of notebooks 02 and 03
     batch_size: Count = 128  # pairs of image and caption
     accumulation_steps: Count = 1  # parts in which a batch is scored, for less memory; all negatives still count
     learning_rate: Positive = 5e-4  # AdamW, at the end of the warm-up
-    stage_share: NotNegative = 0.2  # of the learning rate, for what is tuned of the backbone (model.tune)
-    stage_start: Whole = 0  # steps before the backbone is tuned, while the rest of the model settles
-    weight_decay: NotNegative = 1e-2  # AdamW; not of the backbone
-    warmup_steps: Whole = 100  # steps of linear warm-up before the cosine
+    stage_share: NotNegative = 0.2  # of the learning rate, for the tuned part of the backbone (model.tune)
+    stage_start: Whole = 0  # steps before the backbone is tuned
+    weight_decay: NotNegative = 1e-2  # AdamW; not for the backbone
+    warmup_steps: Whole = 100  # steps of linear warm-up before the cosine decay
     clip_norm: Positive = 2.0  # largest norm of the gradient
     loss: Literal["hinge", "infonce"] = "hinge"  # ranking loss, in both directions
     margin: NotNegative = 0.2  # hinge only
-    warmup_epochs_all_negatives: Whole = 1  # hinge only: epochs on all negatives, before only the hardest counts
+    warmup_epochs_all_negatives: Whole = 1  # hinge only: epochs on all negatives before the hardest alone
     inverse_temperature: Positive = 20.0  # InfoNCE only
-    word_vectors: Text | None = None  # words start from these: glove (in the package) or a file; None: random numbers
-    average: Share = 0.0  # decay of an average of the weights over steps, which dev measures; 0: none
-    direction_weight: NotNegative = 0.5  # of each direction's own loss beside the joint loss; 0: the joint loss alone
-    mixed_precision: MixedPrecision = "no"  # by accelerate; auto: bf16 where it is fast
-    dev_images: Count = 1000  # so many images of dev, with their captions, choose the best epoch
-    log_steps: Count = 20  # a line of log.jsonl after so many steps
-    save_steps: Count = 500  # the state of training is saved after so many steps and after every epoch
+    word_vectors: Text | None = None  # initial word vectors: glove (packaged) or a file; None: random
+    average: Share = 0.0  # decay of a running average of the weights, used on dev; 0: none
+    direction_weight: NotNegative = 0.5  # of each direction's loss beside the joint loss; 0: the joint loss alone
+    mixed_precision: MixedPrecision = "no"  # by accelerate; auto: bf16 if it is fast here
+    dev_images: Count = 1000  # the first images of dev, which choose the best epoch
+    log_steps: Count = 20  # steps between two lines of log.jsonl
+    save_steps: Count = 500  # steps between two saved states; one more after every epoch
 
 
 @dataclass(config=_SETTINGS)
@@ -176,25 +176,25 @@ class EvaluationConfig:
     protocol: Literal["full", "1k-5fold", "5k"] = "full"  # which images form the gallery
     bootstrap: Annotated[Whole, Field(le=100_000)] = 1000  # samples for the 95% intervals; 0: none
     memory: Memory = "1GiB"  # budget for scoring
-    precision: Precision = "float32"  # of scoring's large products; auto: bfloat16 where it is fast
-    grounding_checks: Flag = True  # attention beside a prior of boxes, other words and an untrained model
-    deletion_pairs: Whole = 150  # true pairs whose regions are removed step by step; 0: none
+    precision: Precision = "float32"  # of the large products of scoring; auto: bfloat16 if it is fast here
+    grounding_checks: Flag = True  # compares attention with a prior of boxes, other words, an untrained model
+    deletion_pairs: Whole = 150  # matching pairs for the deletion test; 0: none
 
 
 @dataclass(config=_SETTINGS)
 class AblationConfig:
-    """Notebook 07: many small trainings that differ in one thing each. Does not affect the run's own model."""
+    """Notebook 07: many small trainings, each with one change. Does not affect the run's own model."""
 
     images: Count = 250  # the first of train, with their captions
-    dev_images: Count = 150  # the first of dev, on which all are measured; none is chosen by them
+    dev_images: Count = 150  # the first of dev; they measure all variants and choose nothing
     epochs: Count = 3  # the last one counts
     seeds: Seeds = field(default_factory=lambda: [1, 2, 3])  # of each variant
-    joint_size: Size = 64  # d; variants have half and twice as much
+    joint_size: Size = 64  # d; two variants have half and twice this size
     batch_size: Count = 64  # pairs
-    learning_rate: Positive = 2e-3  # the same for all
+    learning_rate: Positive = 2e-3  # the same for all variants
     warmup_steps: Whole = 10  # of the learning rate
-    grid: Cells = 5  # cells along a side, pooled from the features' own grid where that is finer
-    slow_images: Count = 80  # of train, for reading (b), whose LSTM runs for every pair, and for its baseline
+    grid: Cells = 5  # cells along a side, pooled if the features' grid is finer
+    slow_images: Count = 80  # of train, for reading (b), whose LSTM runs once per pair, and its baseline
     slow_dev_images: Count = 50  # of dev, for these two
     slow_batch_size: Count = 16  # pairs, for these two
 
@@ -203,7 +203,7 @@ class AblationConfig:
 class Config:
     """Everything a run depends on."""
 
-    name: FileName = "scenes"  # the run folder is runs/<name> unless --out names another
+    name: FileName = "scenes"  # the run folder is runs/<name> without --out
     seed: Seed = 1  # initial weights, order of batches, dropout
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -215,12 +215,12 @@ class Config:
 Settings = TypeVar("Settings", Config, DataConfig, ModelConfig, TrainingConfig, EvaluationConfig, AblationConfig)
 
 
-# keys of earlier versions: what they are called now, and their values
+# keys of earlier versions -> current key, and {old value: current value}
 _RENAMED = {"tune_stage": ("tune", {True: "stage", False: "none"})}
 
 
 def rename_old(key: str, value: Any) -> tuple[str, Any]:
-    """A key, dotted or not, and its value as they are called now, where an earlier version had another name."""
+    """The current name and value of a key, dotted or not, that an earlier version named differently."""
     section, _, name = key.rpartition(".")
     if name not in _RENAMED:
         return key, value
@@ -229,15 +229,15 @@ def rename_old(key: str, value: Any) -> tuple[str, Any]:
 
 
 def config_to_dict(config: Settings) -> dict[str, Any]:
-    """Nested plain dict of a Config or of one of its sections."""
+    """A Config, or one of its sections, as a nested dict."""
     return dataclasses.asdict(config)
 
 
 def config_from_dict(values: Any, kind: type[Settings], where: str = "") -> Settings:
-    """The dataclass `kind` (Config, ModelConfig, ...) with `values` over its defaults.
+    """The dataclass `kind` (Config, ModelConfig, ...) with its defaults replaced by `values`.
 
-    `where` names the source in errors, such as a file. Raises ConfigError on an unknown key, a wrong type, or a value
-    out of bounds.
+    where: the source, such as a file, for error messages. Raises ConfigError for an unknown key, a wrong type, or a
+    value out of bounds.
     """
     known = config_to_dict(kind())
     if isinstance(values, dict):  # an empty section of a file is None
@@ -267,7 +267,7 @@ def flatten(config: Settings) -> dict[str, Any]:
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
-    """A YAML file over the defaults, then `overrides` with dotted keys; strings among them are read as YAML.
+    """The defaults, replaced by a YAML file, then by `overrides` with dotted keys, whose strings are parsed as YAML.
 
     Raises ConfigError for a missing or malformed file, an unknown key, a wrong type, or a value out of bounds.
     """
@@ -286,7 +286,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
 
 
 def override(config: Config, overrides: dict[str, Any] | None) -> Config:
-    """A new Config with dotted keys replaced: {"training.epochs": "2"}; strings are read as YAML."""
+    """A new Config with dotted keys replaced: {"training.epochs": "2"}; strings are parsed as YAML."""
     values = config_to_dict(config)
     known = list(flatten(config))
     for key, value in (overrides or {}).items():
@@ -306,8 +306,8 @@ def _parse(key: str, text: str) -> Any:
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    """The end of an error about an unknown key: the nearest right name, or all of them."""
-    last = {name.rpartition(".")[2]: name for name in reversed(known)}  # of equal names the first section's
+    """The end of an error about an unknown key: the most similar known key, or all keys."""
+    last = {name.rpartition(".")[2]: name for name in reversed(known)}  # for equal names the key of the first section
     near = difflib.get_close_matches(key, known, n=1) or [
         last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1)
     ]
@@ -315,9 +315,9 @@ def _nearest(key: str, known: list[str]) -> str:
 
 
 def _describe(error: Any, known: dict[str, Any]) -> str:
-    """One error of pydantic in the words of a configuration file. known: the defaults as a nested dict."""
+    """One error of pydantic, with the key as in the configuration file. known: the defaults as a nested dict."""
     *sections, name = error["loc"] or ("the configuration",)
-    key = re.sub(r"\.(\d+)$", r"[\1]", ".".join(map(str, error["loc"])))  # the place in a list
+    key = re.sub(r"\.(\d+)$", r"[\1]", ".".join(map(str, error["loc"])))  # index in a list
     if error["type"] in ("unexpected_keyword_argument", "invalid_key"):
         for section in sections:
             known = known[section]

@@ -2,15 +2,15 @@
 
 
 class NotebookError(Exception):
-    """A notebook failed for a reason that the user's data and settings do not explain. The exit code is 1."""
+    """A notebook failed, and the cause is not in the user's data or settings. The exit code is 1."""
 
 
 class BssanError(Exception):
-    """Names what was expected, what came, where (file, line, row) and what to do."""
+    """The message names what was expected, what was found, where (file, line, row) and what to do."""
 
 
 class DataError(BssanError):
-    """A data folder, file, row or picture that cannot be used."""
+    """A data folder, file, row or image that cannot be used."""
 
 
 class ConfigError(BssanError):
@@ -26,8 +26,8 @@ class RunError(BssanError):
 
 
 class TrainingError(BssanError):
-    """Training that cannot continue, such as a loss that is not a number."""
+    """Training that cannot continue, for example because the loss is NaN."""
 
 
 class ExerciseError(BssanError):
-    """A student's function that is not right yet, with what is wrong."""
+    """A student's function gives a wrong result; the message says what is wrong."""

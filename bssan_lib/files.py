@@ -1,4 +1,4 @@
-"""Reading arrays and text from elsewhere, and writing files so that a reader never sees one that is half written."""
+"""Reading arrays and text, and writing files atomically: a reader never finds a file that is half written."""
 
 import errno
 import hashlib
@@ -17,15 +17,15 @@ from filelock import FileLock, Timeout
 
 from bssan_lib.errors import DataError
 
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # Windows knows no EDQUOT
-_HEADER = 128  # bytes to which numpy pads the header of an array of few axes
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # Windows has no EDQUOT
+_HEADER = 128  # bytes of the header of an array with few axes, which numpy pads
 
 
 def open_array(path: Path, rank: int, kinds: str, what: str) -> np.memmap:
     """A .npy file as a read-only memory map; never unpickles.
 
-    rank: the number of axes; kinds: the allowed numpy dtype kinds, such as "f" or "iu"; what: the axes, named in errors,
-    such as "[images, regions, dimension]". DataError names the file if anything differs.
+    rank: the number of axes. kinds: the allowed numpy dtype kinds, such as "f" or "iu". what: the names of the axes for
+    error messages, such as "[images, regions, dimension]". Raises DataError with the file if anything differs.
     """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -48,7 +48,7 @@ def open_array(path: Path, rank: int, kinds: str, what: str) -> np.memmap:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, ended by "\\n" or "\\r\\n" alone. DataError with the line."""
+    """The lines of a UTF-8 file; only "\\n" and "\\r\\n" end a line. Raises DataError with the line."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -73,15 +73,15 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def disk_errors(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Raises a DataError for a full disk or a folder that cannot be written. needed: in bytes."""
+    """Raises DataError if the disk is full or the folder cannot be written. needed: bytes, for the message."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             size = f" {needed:,} bytes are needed there." if needed else ""
             raise DataError(
-                f"{folder}: the disk is full ({error.strerror}).{size} Make room and give the same command again: it "
-                "continues where it stopped"
+                f"{folder}: the disk is full ({error.strerror}).{size} Free some space and run the same command "
+                "again: it continues where it stopped"
             ) from None
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give another folder") from None
 
@@ -90,9 +90,9 @@ def disk_errors(folder: Path, needed: int | None = None) -> Iterator[None]:
 def atomic_write(path: Path | str, sync: bool = True) -> Iterator[Path]:
     """Yields a path beside `path`; what the block writes there replaces `path` at its end, in one step.
 
-    After an error or a kill an earlier file at `path` is unchanged. sync: wait until the bytes are on the disk, so that
-    a power cut loses nothing either. Several writes in one contextlib.ExitStack replace their files once all are
-    written, the last one entered first. Raises OSError.
+    After an error or a kill, an earlier file at `path` is unchanged. sync: wait until the bytes are on the disk, so
+    that a power failure loses nothing. Several writes in one contextlib.ExitStack replace their files when all are
+    written; the one entered last comes first. Raises OSError.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -103,12 +103,12 @@ def atomic_write(path: Path | str, sync: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        with suppress(OSError):  # its folder may not be one
+        with suppress(OSError):  # the parent may not be a folder
             partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a UTF-8 file by `atomic_write`, with its line ends as they are."""
+    """Writes a UTF-8 file by `atomic_write`, without changing line ends."""
     with atomic_write(path) as partial:
         partial.write_bytes(text.encode("utf-8"))
 
@@ -126,14 +126,14 @@ def write_array(path: Path | str, array: np.ndarray) -> None:
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Holds a lock file, whose folder is made; another process waits. DataError if it cannot be written."""
+    """Holds a lock file and creates its folder. Other processes wait. Raises DataError if it cannot be written."""
     with disk_errors(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(lock)
         try:
             held.acquire(blocking=False)
         except Timeout:
-            print(f"{lock.parent}: another process is working there; waiting until it ends", file=sys.stderr)
+            print(f"{lock.parent}: another process is writing there; waiting until it ends", file=sys.stderr)
             held.acquire()
     try:
         yield
@@ -142,20 +142,20 @@ def locked(lock: Path) -> Iterator[None]:
 
 
 class GrowingArray:
-    """A .npy file that grows on disk by whole rows, and can be continued at any row that is there.
+    """A .npy file that grows on disk row by row. Writing can continue after any row that is stored.
 
-    shape: [N, ...] of the whole array. Little-endian; at most as many axes as fit into a header of 128 bytes.
+    shape: [N, ...] of the complete array. Little-endian. The header must fit into 128 bytes, so arrays have few axes.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.number]):
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype).newbyteorder("<")
 
     def size(self, rows: int) -> int:
-        """Bytes of the file with so many rows."""
+        """Bytes of the file with `rows` rows."""
         return _HEADER + rows * self.dtype.itemsize * math.prod(self.shape[1:])
 
     def open(self, done: int) -> IO[bytes]:
-        """The file with its header and `done` rows, at the place of the next row."""
+        """Opens the file with its header and `done` rows, positioned at the next row."""
         file = open(self.path, "r+b" if done else "w+b")
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -165,15 +165,15 @@ class GrowingArray:
 
 
 class GrowingArrays:
-    """Arrays of N rows each that grow together, and a note beside them of the rows that are safe on the disk.
+    """Arrays of N rows that grow together, and a file beside them that counts the rows safely on the disk.
 
         with GrowingArrays(note, arrays, describe) as growing:
             for start in range(growing.done, n, batch):
                 growing.append(blocks)
                 growing.save()
 
-    describe: the content of the note after so many rows; rows of an earlier call are kept where its note is the same.
-    Raises DataError for a disk that is full or cannot be written.
+    note: path of that file. describe: a function from a number of rows to the content of the note. Rows of an earlier
+    call are kept if its note has the same content. Raises DataError if the disk is full or cannot be written.
     """
 
     def __init__(self, note: Path, arrays: Sequence[GrowingArray], describe: Callable[[int], dict[str, Any]]):
@@ -188,8 +188,8 @@ class GrowingArrays:
         missing, free = self.needed - self._size(self.done), shutil.disk_usage(folder).free
         if missing > free:
             raise DataError(
-                f"{folder}: {missing:,} more bytes are needed there, but the disk has {free:,} left; make room or give "
-                "another folder"
+                f"{folder}: {missing:,} more bytes are needed there, but the disk has {free:,} left; free some space "
+                "or choose another folder"
             )
         with disk_errors(folder, self.needed):
             for array in self.arrays:
@@ -204,7 +204,7 @@ class GrowingArrays:
         self.done += len(blocks[0])
 
     def save(self) -> None:
-        """Waits until all rows are on the disk, and only then notes how many they are."""
+        """Waits until all rows are on the disk, then writes their number into the note."""
         with disk_errors(self.note.parent, self.needed):
             for file in self.files:
                 file.flush()
@@ -213,14 +213,14 @@ class GrowingArrays:
 
     def __exit__(self, *exception: object) -> None:
         for file in self.files:
-            with suppress(OSError):  # rows that count were saved before; on a full disk closing fails once more
+            with suppress(OSError):  # saved rows are safe already; closing fails again on a full disk
                 file.close()
 
     def _size(self, rows: int) -> int:
         return sum(array.size(rows) for array in self.arrays)
 
     def _rows_done(self) -> int:
-        """How many rows of every array can be kept; 0 where the note describes other data."""
+        """How many rows of every array can be kept; 0 if the note describes other data."""
         try:
             stored = json.loads(self.note.read_text(encoding="utf-8"))
             done = int(stored["done"])

@@ -1,7 +1,7 @@
-"""Several processes that work as one: how they start and end, and how they exchange rows, gradients and weights.
+"""Training and evaluation over several processes: starting and ending them, exchanging rows, gradients and weights.
 
-They are started by `bssan train --processes N`, by `accelerate launch` or by torchrun. In a process that works alone every
-function here does next to nothing.
+The processes are started by `bssan train --processes N`, by `accelerate launch` or by torchrun. All functions also work
+with a single process; then there is nothing to exchange.
 """
 
 import logging
@@ -23,55 +23,55 @@ from torch import Tensor, nn
 
 from bssan_lib.errors import BssanError, ConfigError
 
-PATIENCE = timedelta(hours=24)  # processes wait so long for the first one, which may be making features
-FIRST_ENDS = 3.0  # seconds
+TIMEOUT = timedelta(hours=24)  # how long processes wait for the first one, which may be extracting features
+FIRST_PROCESS_SECONDS = 3.0  # after an error: time for the first process to print its message
 
 
 def process_state() -> PartialState:
-    """Which process this is, of how many, on which device. CPUs work together where there is no GPU or none is wanted.
+    """The rank of this process, the number of processes, and the device: a GPU if there is one and it is not disabled.
 
-    Several processes may share a GPU; they then talk through gloo, since NCCL wants a GPU for each.
+    Several processes may share a GPU. They then communicate with gloo, because NCCL needs one GPU for each process.
     """
     alone = "LOCAL_RANK" not in os.environ
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not (alone or torch.cuda.is_available())
     crowded = not on_cpu and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count() > 0
-    return PartialState(cpu=on_cpu, timeout=PATIENCE, **({"backend": "gloo"} if crowded else {}))
+    return PartialState(cpu=on_cpu, timeout=TIMEOUT, **({"backend": "gloo"} if crowded else {}))
 
 
 @contextmanager
-def working_together() -> Iterator[PartialState]:
-    """The state of this process while several work together; at the end they wait for each other and part.
+def process_group() -> Iterator[PartialState]:
+    """Yields `process_state`; at the end, all processes wait for each other and the group is destroyed.
 
-    Without that, one process may leave while another still needs it, and the program aborts at its exit.
+    Without this, a process may exit while another still needs it, and the program aborts.
     """
     state = process_state()
     try:
         yield state
         state.wait_for_everyone()
     except BssanError:
-        if state.process_index:  # all processes meet most errors; the first one has time to print its message and end
-            time.sleep(FIRST_ENDS)
+        if state.process_index:  # most errors occur in all processes; the first one prints its message and ends
+            time.sleep(FIRST_PROCESS_SECONDS)
         raise
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def wanted_processes(asked: int | None) -> int:
-    """How many processes a command is to start: those asked for, else one for each GPU; 1 within such a process."""
+def count_processes(requested: int | None) -> int:
+    """How many processes a command starts: `requested`, or one for each GPU; 1 inside a process started this way."""
     if "LOCAL_RANK" in os.environ:
         return 1
-    if asked is not None and asked < 1:
-        raise ConfigError(f"--processes {asked}: expected 1 or more")
+    if requested is not None and requested < 1:
+        raise ConfigError(f"--processes {requested}: expected 1 or more")
     use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    return asked or (1 if use_cpu else torch.cuda.device_count()) or 1
+    return requested or (1 if use_cpu else torch.cuda.device_count()) or 1
 
 
 def start_processes(arguments: Sequence[str], count: int) -> int:
-    """Runs `bssan ARGUMENTS` in `count` fresh processes that work together. Returns the exit code.
+    """Runs `bssan ARGUMENTS` in `count` new processes that share the work. Returns the exit code.
 
-    This process computes nothing and leaves every GPU alone. What the first process prints is shown; of the others the
-    last lines, where one of them fails first. KeyboardInterrupt ends them all.
+    The calling process computes nothing and uses no GPU. The output of the first process is shown. If another process
+    fails first, its last lines are shown. KeyboardInterrupt ends all processes.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -97,7 +97,7 @@ def start_processes(arguments: Sequence[str], count: int) -> int:
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             first = error.failures.get(0)
-            if first and first.exitcode > 0:  # its message is on the screen already
+            if first and first.exitcode > 0:  # its message was printed already
                 rank, failure = 0, first
             if rank:
                 written = next(Path(folder).rglob(f"{rank}/stderr.log")).read_text(errors="replace").strip()
@@ -106,17 +106,21 @@ def start_processes(arguments: Sequence[str], count: int) -> int:
     return 0
 
 
-def own_share(count: int) -> slice:
-    """This process's part of `count` items that all processes have; the parts of all, in the order of ranks, are the whole."""
+def process_share(count: int) -> slice:
+    """The rows of this process among `count` items.
+
+    The shares of all processes, in the order of ranks, are the whole.
+    """
     state = process_state()
     first, last = (count * (state.process_index + end) // state.num_processes for end in (0, 1))
     return slice(first, last)
 
 
 def gather_rows(tensor: Tensor, accelerator: Accelerator) -> Tensor:
-    """[b, ...] of each process -> [b * processes, ...] on all of them, in the order of ranks. Alone: the tensor itself.
+    """[b, ...] of each process -> [b * processes, ...] on all of them, in the order of ranks.
 
-    Gradients: each process gets the sum of what all processes say of its own rows.
+    A single process returns the tensor itself. Gradients: each process receives the sum, over all processes, of the
+    gradients of its rows.
     """
     if accelerator.num_processes == 1:
         return tensor
@@ -128,7 +132,7 @@ def gather_rows(tensor: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def average_gradients(model: nn.Module, accelerator: Accelerator) -> None:
-    """Every process's gradients become their mean."""
+    """Replaces the gradients on every process by their mean."""
     if accelerator.num_processes > 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
@@ -136,7 +140,7 @@ def average_gradients(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def share_weights(model: nn.Module, accelerator: Accelerator) -> None:
-    """The first process's weights for all: one model, whatever each process drew at first."""
+    """Copies the weights of the first process to all others, which may have started from other random numbers."""
     if accelerator.num_processes > 1:
         for tensor in model.state_dict().values():
             torch.distributed.broadcast(tensor, 0)

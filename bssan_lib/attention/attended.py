@@ -1,4 +1,4 @@
-"""The cosine of a query with its attended vector, without computing the attended vector. Used by W2R and O2W.
+"""The cosine of a query with its attended vector, without computing the attended vector. W2R and O2W use it.
 
 A query x attends to the L vectors y_l of its group with similarities s_l = x . y_l:
 
@@ -6,14 +6,14 @@ A query x attends to the L vectors y_l of its group with similarities s_l = x . 
     attended vector  z     = sum_l a_l y_l                     never computed
     result           x.z / |z| = (a . s) / sqrt(a' G a)        G = Y Y', the Gram matrix of the group
 
-The largest tensor is then [G, L, Q]; z would need [G, Q, d]. Numerator and root are both homogeneous of degree one in
-a: a factor common to all weights of a query changes nothing. So the softmax need not divide by its sum, and the
-correction term in its backward pass, sum_l a_l dr/da_l, is zero. The gradients are therefore short; with r the result
+The largest tensor is then [G, L, Q]; z would need [G, Q, d]. A factor common to all weights of a query cancels in the
+result. So the softmax does not have to divide by its sum, and the correction term of its backward pass,
+sum_l a_l dr/da_l, is zero. With r the result, the gradients are
 
     dr/da = s / sqrt(q) - r G a / q        q = a' G a
     dr/ds = a (1 / sqrt(q) + lambda dr/da)
 
-Other methods compute their weights from logits p instead of s, a = softmax_l(lambda p). Then
+Some methods compute the weights from other logits p instead of s: a = softmax_l(lambda p). Then
 
     dr/dp = lambda a dr/da                 dr/ds = a / sqrt(q)
 
@@ -26,17 +26,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SMALLEST_SQUARE = 1e-12  # inside a root, so that a vector of zeros has a gradient of zero and not of NaN
+SMALLEST_SQUARE = 1e-12  # lower bound under a root, so that a zero vector has a zero gradient and not NaN
 
 
 class Scratch:
-    """Named buffers that are reused: allocating new ones for each tile would take longer than the computation."""
+    """Named buffers that are reused, because allocating new ones for each tile would take longer than computing."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def __call__(self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """A contiguous tensor of this shape with undefined content, on the device of `like`, of its dtype or `dtype`."""
+        """A contiguous tensor of this shape with undefined content, on the device of `like`.
+
+        dtype: by default that of `like`.
+        """
         dtype, size = dtype or like.dtype, math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
@@ -53,12 +56,12 @@ def attend(
     logits: Tensor | None = None,
     overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Result r [G, Q], square q [G, Q], and in scratch memory weights a [G, L, Q] and G a [G, L, Q].
+    """Returns r [G, Q], q [G, Q], the weights a [G, L, Q] and G a [G, L, Q], the last two in scratch memory.
 
-    similarity: s [G, L, Q]. gram: [G, L, L]; it may have a lower precision than s, then its products with the weights
-    have it too. temperature: lambda, a scalar. mask: [G, L], True where a vector is real. logits: p [G, L, Q]; None: s.
-    overwrite: the caller does not need s and G a afterwards, so intermediate results are written over them.
-    The weights are those of the softmax times a factor for each query; q has the square of that factor.
+    similarity: s [G, L, Q]. gram: [G, L, L]; with a lower precision than s, its products with the weights have that
+    precision too. temperature: lambda, a scalar. mask: [G, L], True where a vector is real. logits: p [G, L, Q]; None:
+    s. overwrite: the caller does not need s and G a afterwards, so they are overwritten by intermediate results.
+    The weights are those of the softmax times a factor for each query; q contains the square of that factor.
     """
     weights = _weights(similarity if logits is None else logits, temperature, scratch, mask)
     product = similarity if overwrite else scratch("product", similarity.shape, similarity)
@@ -70,14 +73,14 @@ def attend(
 
 
 def _weights(logits: Tensor, temperature: Tensor, scratch: Scratch, mask: Tensor | None) -> Tensor:
-    """softmax(lambda p) over L times a factor for each query, as a scratch tensor [G, L, Q]."""
+    """softmax(lambda p) over L, times a factor for each query, in scratch memory [G, L, Q]."""
     weights = scratch("weights", logits.shape, logits)
     if logits.device.type != "cpu":
         scaled = torch.mul(logits, temperature, out=weights)
         scaled = scaled if mask is None else scaled.masked_fill_(~mask[:, :, None], float("-inf"))
         return torch.softmax(scaled, dim=1, out=weights)
     # On a CPU, powers of two without the division are faster than torch.softmax. The largest logit is subtracted first,
-    # so nothing overflows and the largest weight is one.
+    # so nothing overflows; the largest weight is one.
     masked = logits if mask is None else weights.copy_(logits).masked_fill_(~mask[:, :, None], float("-inf"))
     shifted = torch.sub(masked, masked.amax(1, keepdim=True), out=weights)
     return shifted.mul_(temperature / math.log(2)).exp2_()
@@ -102,13 +105,13 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of similarity [G, L, Q], gram [G, L, L] and temperature; the result r [G, Q]; the gradient of logits.
 
-    grad_result: [G, Q]. logits: as in `attend`; without them the last value is None. Gradients [G, L, Q] lie in
-    scratch memory. The weights are computed again, which costs less than storing them.
+    grad_result: [G, Q]. logits: as in `attend`; without them the last value is None. Gradients [G, L, Q] are in
+    scratch memory. The weights are computed again, which is cheaper than storing them.
     """
     result, square, weights, gram_weights = attend(similarity, gram, temperature, scratch, mask, logits)
     grad_dot = (grad_result * square.rsqrt())[:, None]  # d loss / d (a . s)
     grad_square = (grad_result * result / square)[:, None]  # -2 d loss / d q
-    # lambda d loss / d a; lambda is multiplied into the small factors, because each pass over [G, L, Q] takes time
+    # lambda d loss / d a; lambda multiplies the small factors, because each pass over [G, L, Q] takes time
     grad = torch.mul(similarity, grad_dot * temperature, out=scratch("gradient", similarity.shape, similarity))
     grad.addcmul_(gram_weights, grad_square * temperature, value=-1)
     grad_logits = grad.mul_(weights)  # the correction term of the softmax is zero
@@ -145,12 +148,12 @@ class _AttendedCosine(torch.autograd.Function):
 def attended_cosine(
     similarity: Tensor, gram: Tensor, temperature: Tensor, mask: Tensor | None = None, logits: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x . z / |z| for every query, and the weights. Divide it by |x| for the cosine.
+    """x . z / |z| for every query, and the weights. Divided by |x| it is the cosine.
 
     similarity: s [G, L, Q]; lower precisions are converted to float32. gram: [G, L, L]. temperature: lambda, a scalar
     tensor. mask: [G, L], True where a vector is real; None: all are. logits: p [G, L, Q]; None: s itself.
-    Returns the result [G, Q], differentiable, and the weights [G, L, Q], which sum to one over L and have no gradient:
-    they are for display.
+    Returns the result [G, Q], which is differentiable, and the weights [G, L, Q] for display, which sum to one over L
+    and have no gradient.
     """
     with torch.autocast(similarity.device.type, enabled=False):
         dtype = torch.promote_types(similarity.dtype, torch.float32)
@@ -161,10 +164,10 @@ def attended_cosine(
 
 
 def safe_norm(vectors: Tensor) -> Tensor:
-    """Euclidean norm over the last axis with a finite gradient at zero. [..., d] -> [...]."""
+    """The Euclidean norm over the last axis, with a finite gradient at zero. [..., d] -> [...]."""
     return vectors.square().sum(-1).clamp_min(SMALLEST_SQUARE).sqrt()
 
 
 def gram(vectors: Tensor) -> Tensor:
-    """G[n, i, j] = vectors[n, i] . vectors[n, j]. [N, K, d] -> [N, K, K]."""
+    """The Gram matrices G[n, i, j] = vectors[n, i] . vectors[n, j]. [N, K, d] -> [N, K, K]."""
     return vectors @ vectors.transpose(1, 2)

@@ -1,12 +1,12 @@
 """O2W, objects to words: each visual object of an image attends to the words of a caption. Notebook 03.
 
-    affinity   s_mt   = o_m' u_t                  the same bilinear form as W2R, along the other axis
+    affinity   s_mt   = o_m' u_t                  the same bilinear form as in W2R, used along the other axis
     attention  beta_m = softmax_t(lambda_o s_mt)
     attended   q_m    = sum_t beta_mt u_t
     score      s_o2w  = mean_m cos(o_m, q_m)
 
 The abstract of the paper (DOI 10.1109/TIP.2018.2882225) says that this direction finds "the semantically close
-words for each visual object in the image"; the equations above are ours.
+words for each visual object in the image". We chose the equations above.
 
 As in W2R the attended vector is never computed; here a group is a caption and its words are the attended vectors.
 

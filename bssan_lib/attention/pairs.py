@@ -1,14 +1,15 @@
-"""Scores of all images of a block with all captions of a block, in both directions: exact, fast, with little memory.
+"""Exact scores of all images with all captions, in both directions, fast and with little memory.
 
-Notebooks 02 and 03 compute the same numbers for a few pairs; both use `attended.attend`. What makes this module fast:
+Notebooks 02 and 03 compute the same numbers for a few pairs, with the same function `attended.attend`. This module is
+fast for four reasons:
 
     one affinity     words times regions is one large matrix product; where the objects are the regions, W2R and O2W
                      use the same one, along its two axes
     no padding       captions are sorted by length, and a tile holds captions of one length
-    tiles            softmax and Gram products run on tiles that fit the processor's caches, in reused memory
-    little memory    for the backward pass only the affinity [B, K, C, T] is stored; weights are computed again
+    tiles            softmax and Gram products work on tiles that fit the caches, in reused memory
+    little memory    only the affinity [B, K, C, T] is stored for the backward pass; weights are recomputed
 
-On a GPU the same code runs in larger tiles with a little padding.
+On a GPU the same code uses larger tiles with a little padding.
 
 Letters: B images, C captions, K regions, M objects, T words, W words of all captions together, d joint size.
 """
@@ -27,12 +28,12 @@ DIRECTIONS = ("w2r", "o2w")
 
 @dataclass
 class _Inputs:
-    """What the forward and the backward pass use.
+    """The tensors that the forward and the backward pass need.
 
-    regions: [B, K, d]. objects: [B, M, d], None where they are the regions. words: [W, d]. rounded_x: the same in the
-    dtype of the large products. region_gram: [B, K, K], or [0, K, K] where it is not needed. word_square, object_square:
-    [W] and [B, M] squared norms. by_region, by_word: the stored affinities [B K, W] and [W, B M], or None. word_grams:
-    [captions, T, T] for each tile.
+    regions: [B, K, d]. objects: [B, M, d], None where they are the regions. words: [W, d]. rounded_regions and others:
+    the same in the dtype of the large products. region_gram: [B, K, K], or [0, K, K] where it is not needed.
+    word_square, object_square: [W] and [B, M] squared norms. by_region, by_word: the stored affinities [B K, W] and [W,
+    B M], or None. word_grams: [captions, T, T] for each tile.
     """
 
     regions: Tensor
@@ -57,13 +58,13 @@ class _Inputs:
 
     @classmethod
     def from_tensors(cls, tensors: Sequence[Tensor], captions: PackedCaptions, directions: Sequence[str]) -> "_Inputs":
-        """From what `tensors` returned."""
+        """The inverse of `tensors`."""
         named = dict(zip((field.name for field in fields(cls)[:-3]), tensors))
         grams = list(tensors[len(named) :])
         return cls(**named, word_grams=grams, captions=captions, directions=directions)
 
     def tensors(self) -> list[Tensor | None]:
-        """All tensors as one list, for autograd to keep."""
+        """All tensors as one list, to be saved for the backward pass."""
         return [getattr(self, field.name) for field in fields(self)[:-3]] + self.word_grams
 
     def tiles(self, scratch: Scratch) -> Iterator[AffinityTile]:
@@ -74,7 +75,7 @@ class _Inputs:
 
 @dataclass
 class _Gradients:
-    """Gradients of the loss, added up tile by tile: of stored affinities, Gram matrices, scales 1/|x|, temperatures."""
+    """Gradients of stored affinities, Gram matrices, scales 1/|x| and temperatures, summed tile by tile."""
 
     by_region: Tensor | None
     by_word: Tensor | None
@@ -89,10 +90,10 @@ class _Gradients:
 class _ScorePairs(torch.autograd.Function):
     """Both directions of all pairs.
 
-    regions: [B, K, d]. objects: [B, M, d], or None where they are the regions. words: [W, d], those of `captions`, packed.
-    temperatures: scalars. directions: those wanted; the scores of the other are zeros. products: dtype of the large
-    products. Gram matrices and norms are computed inside, so that their gradients are added in place to those of the
-    large products and need no other tensor of the size of regions or words.
+    regions: [B, K, d]. objects: [B, M, d], or None where they are the regions. words: [W, d], those of `captions`,
+    packed. temperatures: scalars. directions: the ones to compute; scores of the other are zero. products: dtype
+    of the large products. Gram matrices and norms are computed here, so that their gradients can be added in place to
+    those of the large products. This needs no other tensor of the size of regions or words.
     """
 
     @staticmethod
@@ -174,7 +175,7 @@ def _scores(inputs: _Inputs) -> tuple[Tensor, Tensor]:
 def _attention_backward(inputs: _Inputs, grads: _Gradients, grad_w2r: Tensor, grad_o2w: Tensor) -> None:
     """Gradients of affinities, Gram matrices, scales and temperatures from those of the scores [B, C], tile by tile."""
     captions, M = inputs.captions, inputs.object_scale.shape[1]
-    # of the cosine of each word with each image, [B, W], and of each object with each caption, [C, B M]
+    # gradients of the cosines of words with images, [B, W], and of objects with captions, [C, B M]
     grad_word_cosines = (grad_w2r / captions.lengths).repeat_interleave(
         captions.padded_lengths, 1, output_size=len(inputs.words)
     )
@@ -278,9 +279,9 @@ def score_pairs(
     """W2R and O2W scores of every image with every caption: [B, C] each, differentiable, as `w2r_scores`, `o2w_scores`.
 
     regions: v [B, K, d]. objects: o [B, M, d], or None where they are the regions. words: u [C, T, d] with any padding.
-    lengths: [C]. temperatures: scalars. directions: those wanted; the scores of the other are zeros. products: dtype of
-    the large matrix products, such as torch.bfloat16; None: that of autocast, else of the regions. Softmax, Gram
-    products and sums are float32, or float64 for such input. Without captions, or without images, scores are empty.
+    lengths: [C]. temperatures: scalars. directions: the ones to compute; scores of the other are zero. products: dtype
+    of the large matrix products, such as torch.bfloat16; None: that of autocast, else of the regions. Softmax, Gram
+    products and sums are float32, or float64 for float64 input. Without captions or images the scores are empty.
     """
     products = product_dtype(regions, products)
     with torch.autocast(regions.device.type, enabled=False):
@@ -290,7 +291,7 @@ def score_pairs(
             return empty, empty.clone()
         most = max(regions.shape[1], 0 if objects is None else objects.shape[1])
         captions = pack(words.to(dtype), lengths, affinities=len(regions) * most)
-        if directions == ("o2w",) and objects is None:  # no affinity to share: it is computed as O2W needs it
+        if directions == ("o2w",) and objects is None:  # there is no affinity to share
             objects = regions
         w2r, o2w = _ScorePairs.apply(
             *(regions.to(dtype), None if objects is None else objects.to(dtype), captions.words),

@@ -1,7 +1,7 @@
 """Captions sorted by length and cut into tiles, and the affinities of a tile's words with a block of images.
 
 On a CPU a tile holds captions of one length and is small enough for the caches. Other devices compute fast but take
-long to start a kernel: their tiles are larger and also hold somewhat shorter captions, padded and masked.
+long to start a kernel. Their tiles are larger and also hold somewhat shorter captions, padded and masked.
 
 Letters: B images, C captions, K regions, M objects, T words, W words of all captions together, d joint size.
 """
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from bssan_lib.attention.attended import Scratch
 
-# Affinities of one tile, and its words: 2 MiB in a processor's caches, 128 MiB on any other device.
+# Largest number of affinities in a tile (2 MiB on a CPU, to fit its caches; 128 MiB on other devices), and of words.
 TILE_NUMBERS: defaultdict[str, int] = defaultdict(lambda: 2**25, cpu=2**19)
 TILE_WORDS: defaultdict[str, int] = defaultdict(lambda: 8192, cpu=512)
-LEAST_SLACK = 0.125  # of a device other than the CPU
+MIN_SLACK = 0.125  # for devices other than the CPU, see `make_tiles`
 
 
 @dataclass
 class Tile:
-    """Rows first:last of the captions sorted by length; their words, `length` a caption, are rows start:stop of [W, d]."""
+    """Rows first:last of the sorted captions. Their words, `length` for each caption, are rows start:stop of [W, d]."""
 
-    number: int  # among the tiles
+    number: int  # index of the tile
     first: int
     last: int
     start: int
@@ -43,8 +43,8 @@ class PackedCaptions:
     """Captions sorted by length, with little or no padding.
 
     words: [W, d], zero at padding. lengths: [C] real words. padded_lengths: [C] words with padding. is_word: [W], False
-    at padding, or None where there is no padding. unsort: [C]; scores s [B, C] of sorted captions are s[:, unsort] in
-    the order of the input.
+    at padding, or None where there is no padding. unsort: [C]; scores s [B, C] of the sorted captions are
+    s[:, unsort] in the order of the input.
     """
 
     words: Tensor
@@ -58,7 +58,8 @@ class PackedCaptions:
 def make_tiles(lengths: Sequence[int], words: int, slack: float = 0.0) -> list[Tile]:
     """Cuts captions into tiles of at most `words` words, padding included. lengths: [C], ascending.
 
-    slack: the longest caption of a tile has at most (1 + slack) times the words of its shortest; 0: one length per tile.
+    slack: the longest caption of a tile has at most (1 + slack) times the words of its shortest; 0: one length per
+    tile.
     """
     tiles: list[Tile] = []
     first = start = 0
@@ -75,15 +76,15 @@ def make_tiles(lengths: Sequence[int], words: int, slack: float = 0.0) -> list[T
 
 
 def length_slack(device: str, affinities: int) -> float:
-    """How much the lengths in a tile may differ: 0 on a CPU; elsewhere less where more affinities are computed."""
-    return 0.0 if device == "cpu" else min(1.0, max(LEAST_SLACK, TILE_NUMBERS[device] / affinities))
+    """How much the lengths in a tile may differ: 0 on a CPU; on other devices less if more affinities are computed."""
+    return 0.0 if device == "cpu" else min(1.0, max(MIN_SLACK, TILE_NUMBERS[device] / affinities))
 
 
 def pack(words: Tensor, lengths: Tensor, affinities: int | None = None) -> PackedCaptions:
     """Sorts captions by length and packs their words.
 
-    words: [C, T, d] with any padding. lengths: [C]. affinities: how many each word has, B times K or M; None: captions
-    of one length per tile on any device.
+    words: [C, T, d] with any padding. lengths: [C]. affinities: their number for each word, B times K or M; None: one
+    caption length per tile on any device.
     """
     device, width = words.device, words.shape[1]
     order = lengths.cpu().sort(stable=True)
@@ -105,7 +106,7 @@ def pack(words: Tensor, lengths: Tensor, affinities: int | None = None) -> Packe
 
 
 def captions_of(words: Tensor, tile: Tile) -> Tensor:
-    """The captions of a tile: [W, d] -> [captions, T, d], the same memory."""
+    """The captions of a tile as a view: [W, d] -> [captions, T, d]."""
     return words[tile.start : tile.stop].unflatten(0, (-1, tile.length))
 
 
@@ -127,8 +128,8 @@ def affinity_tiles(
 ) -> Iterator[AffinityTile]:
     """For each tile and block of images: the affinities by region [b, K, words], and by word [captions, T, b M].
 
-    Those of a direction that is not wanted are None. They lie in scratch memory, in the dtype of `like`, copied from the
-    stored affinities by_region [B K, W] and by_word [W, B M] where these are given.
+    For a direction that is not in `directions` they are None. They are in scratch memory, in the dtype of `like`. If
+    the stored affinities by_region [B K, W] or by_word [W, B M] are given, they are copied from there.
     """
     attending = regions if objects is None else objects
     K, M = regions.shape[1], attending.shape[1]
@@ -164,6 +165,6 @@ def affinity_tiles(
 
 
 def _image_blocks(images: int, vectors: int, tile: Tile, device: str) -> list[slice]:
-    """Rows of images, as many at a time as fill a tile."""
+    """Blocks of image rows, each as large as a tile allows."""
     size = max(1, TILE_NUMBERS[device] // (vectors * (tile.stop - tile.start)))
     return [slice(first, min(first + size, images)) for first in range(0, images, size)]

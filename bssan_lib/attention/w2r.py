@@ -6,7 +6,7 @@
     score      s_w2r   = mean_t cos(u_t, c_t)
 
 The abstract of the paper (DOI 10.1109/TIP.2018.2882225) names an "LSTM with bilinear attention function to
-infer the image regions which are more related to the particular words"; the equations above are ours.
+infer the image regions which are more related to the particular words". We chose the equations above.
 
 c_t is never computed: `attended.attended_cosine` needs only s_tk and the Gram matrix of the regions, so the largest
 tensor is [B, K, C, T] and none is [B, C, T, d].
@@ -23,14 +23,14 @@ from bssan_lib.attention.attended import attended_cosine, gram, safe_norm
 def length_mask(lengths: Tensor, width: int | None = None) -> Tensor:
     """True where a caption has a word.
 
-    lengths: [C] integers. width: T, the longest by default. Returns [C, T] bool.
+    lengths: [C] integers. width: T; None: the largest length. Returns [C, T] bool.
     """
     positions = torch.arange(width if width is not None else int(lengths.max()), device=lengths.device)
     return positions[None, :] < lengths[:, None]
 
 
 def affinity(left: Tensor, right: Tensor) -> Tensor:
-    """Dot products of all vectors of one side with all of the other, in one matrix product.
+    """Dot products of all vectors on the left with all on the right, in one matrix product.
 
     left: [N, L, d]. right: [P, Q, d]. Returns s [N, L, P, Q], s[n, l, p, q] = left[n, l] . right[p, q].
     """
@@ -57,6 +57,6 @@ def w2r_scores(regions: Tensor, words: Tensor, lengths: Tensor, temperature: Ten
     similarity = affinity(regions, words)
     result, weights = attended_cosine(similarity.flatten(2), gram(regions), temperature)
     cosine = result.view(len(regions), *words.shape[:2]) / safe_norm(words)
-    # Cosines of padded words are replaced and not multiplied by zero: 0 * inf would be NaN.
+    # Cosines at padding are replaced, not multiplied by zero, because 0 * inf is NaN.
     mask = length_mask(lengths, words.shape[1])
     return cosine.masked_fill(~mask, 0.0).sum(-1) / lengths, weights.view_as(similarity)

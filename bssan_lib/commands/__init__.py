@@ -1,1 +1,1 @@
-"""The commands of `bssan`, a module a group; each has `add_commands(parser)`."""
+"""The commands of `bssan`, one module for each group; each module has a function `add_commands`."""

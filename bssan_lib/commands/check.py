@@ -1,4 +1,4 @@
-"""bssan check-data: what a folder holds, what is missing and what a run on it will take, before anything runs."""
+"""bssan check-data: checks a data folder and estimates time, memory and disk of a run, before a run starts."""
 
 import argparse
 import shutil
@@ -12,11 +12,11 @@ from bssan_lib.errors import ConfigError, DataError
 def add_commands(commands) -> None:
     """Adds this command to the parser of `bssan`."""
     check = commands.add_parser(
-        "check-data", help="say what a data folder holds, what is missing and what a run will take"
+        "check-data", help="check a data folder and estimate the time, memory and disk of a run"
     )
-    check.add_argument("data", metavar="DIR", help="pictures with captions, or features")
+    check.add_argument("data", metavar="DIR", help="images with captions, or features")
     check.add_argument(
-        "--config", metavar="FILE", help="the settings (default: those of configs/ that go with what is found)"
+        "--config", metavar="FILE", help="the settings (default: those of configs/ for the format found)"
     )
     add_reading(check)
     check.add_argument(
@@ -43,21 +43,21 @@ def _check(options: argparse.Namespace) -> None:
     config = load_config(find_config(path), settings)
     if config.data.source == "scenes":
         raise ConfigError(
-            f"{path}: its source is scenes, which are drawn and need no check; give the settings of a run on {folder}"
+            f"{path}: data.source is scenes, which need no data folder; give the settings of a run on {folder}"
         )
     config.data.folder = str(folder.resolve())
     print_table([("folder", folder), ("settings", path)])
     found = check_folder(folder, config, progress=sys.stderr.isatty())
-    print_table([("holds", found.source), *_split_rows(found), *found.lines])
+    print_table([("format", found.source), *_split_rows(found), *found.lines])
     print_table(_cost_rows(found, config))
     if found.missing:
-        said = "\n".join(f"  - {text}" for text in found.missing)
-        raise DataError(f"{folder}: a run cannot start yet; missing or wrong:\n{said}")
+        problems = "\n".join(f"  - {text}" for text in found.missing)
+        raise DataError(f"{folder}: a run cannot start; missing or wrong:\n{problems}")
     print_table([("missing", "nothing"), ("next", f"bssan reproduce --config {path} --data {folder}")])
 
 
 def _configuration(source: str, folder: Path) -> str:
-    """The name of the shipped settings that go with a folder."""
+    """The name of the project's settings for a folder."""
     from bssan_lib.data.karpathy import karpathy_files
     from bssan_lib.data.precomp import precomp_splits
     from bssan_lib.data.prepared import read_meta
@@ -78,25 +78,25 @@ def _split_rows(found) -> list[tuple[str, str]]:
     rows = []
     for name, split in found.splits.items():
         each = f"{split.fewest}" if split.fewest == split.most else f"{split.fewest} to {split.most}"
-        said = f", {len(split.captions):,} captions, {each} an image" if split.captions else ", captions not read"
-        rows.append((f"split {name}", f"{split.images:,} images{said}"))
+        captions = f"{len(split.captions):,} captions, {each} per image" if split.captions else "captions not read"
+        rows.append((f"split {name}", f"{split.images:,} images, {captions}"))
     return rows
 
 
 def _cost_rows(found, config) -> list[tuple[str, str]]:
-    """Words, disk, memory and time, as far as what is there allows to compute them; disk that lacks room is missing."""
+    """Words, disk, memory and time, if the folder allows an estimate. Adds a full disk to found.missing."""
     from bssan_lib.data import RAW_SOURCES
     from bssan_lib.series.check_data import word_facts
 
     train = found.splits.get("train")
     if not train or not train.captions:
-        return [("cost", "not computed: there are no training captions to compute it from")]
+        return [("cost", "not computed, because there are no training captions")]
     kept, words, mean = word_facts(train.captions, config.data.min_word_count)
     rows = [
         (
             "words",
-            f"{kept:,} of {words:,} come at least {config.data.min_word_count} times in training, the others are "
-            f"<unk>; {mean:.1f} a caption",
+            f"{kept:,} of {words:,} occur at least {config.data.min_word_count} times in training, the others are "
+            f"<unk>; {mean:.1f} per caption",
         )
     ]
     from bssan_lib.series.cost import FeatureSizes, measure_extraction, measure_model, size, training_memory
@@ -104,30 +104,30 @@ def _cost_rows(found, config) -> list[tuple[str, str]]:
     timed = []
     if found.source in RAW_SOURCES:
         if not found.pictures:
-            return [*rows, ("cost", "not computed: no picture can be read")]
+            return [*rows, ("cost", "not computed, because no image can be read")]
         sizes, each = measure_extraction(config.data, found.pictures)
         images, row = _features_to_make(found, config, sizes)
         rows.append(row)
-        timed.append(("features, about", images * each, f"{images:,} pictures x {1000 * each:.1f} ms"))
+        timed.append(("features, about", images * each, f"{images:,} images x {1000 * each:.1f} ms"))
     elif found.dimension:
         sizes = FeatureSizes(found.regions, found.objects, found.dimension, found.has_boxes)
     else:
-        return [*rows, ("cost", "not computed: no features can be read")]
+        return [*rows, ("cost", "not computed, because no features can be read")]
     measured = measure_model(config, sizes, train.captions)
     needed = training_memory(config, sizes, measured.parameters, mean)
     million = f"{measured.parameters / 1e6:.1f} million parameters"
     rows.append(
         (
             "memory",
-            f"{size(needed)} a training step by arithmetic ({million}); here: {_memory_here()}; scoring "
-            f"keeps to {config.evaluation.memory} (evaluation.memory)",
+            f"{size(needed)} per training step, estimated ({million}); here: {_memory_here()}; scoring "
+            f"uses up to {config.evaluation.memory} (evaluation.memory)",
         )
     )
     return rows + _time_rows(found, config, measured, timed)
 
 
 def _features_to_make(found, config, sizes) -> tuple[int, tuple[str, str]]:
-    """How many pictures and further views have no features yet, and a row about the disk that they need."""
+    """The number of images and views without features, and a row about the disk space that they need."""
     from bssan_lib.data.prepared import prepared_folder, read_meta
     from bssan_lib.series.cost import size
 
@@ -141,14 +141,14 @@ def _features_to_make(found, config, sizes) -> tuple[int, tuple[str, str]]:
     free = shutil.disk_usage(parent).free
     if needed > free:
         found.missing.append(
-            f"disk: the features need {size(needed)}, and {parent} has {size(free)} left; make room or "
-            "give another data.prepared"
+            f"disk: the features need {size(needed)}, and {parent} has {size(free)} left; free some space or "
+            "set another data.prepared"
         )
-    there = f"; there already: {', '.join(sorted(done))}" if done else ""
+    there = f"; done already: {', '.join(sorted(done))}" if done else ""
     return images, (
         "disk",
         f"{size(needed)} for features in {place}, {size(free)} free; {sizes.regions} regions and "
-        f"{sizes.objects} objects of {sizes.dimension} numbers an image{there}",
+        f"{sizes.objects} objects of {sizes.dimension} numbers per image{there}",
     )
 
 
@@ -180,21 +180,21 @@ def _time_rows(found, config, measured, timed) -> list[tuple[str, str]]:
                 "evaluation, about",
                 evaluation_seconds(measured, test.images, len(test.captions)),
                 f"{config.evaluation.split}: {test.images:,} images x {len(test.captions):,} captions, "
-                f"{1e6 * measured.pair:.1f} s a million pairs",
+                f"{1e6 * measured.pair:.1f} s per million pairs",
             )
         )
     timed.append(
         (
             "02 and 03, at most",
             2 * training.single_epochs * steps * measured.step,
-            f"one direction each for {training.single_epochs} epochs; `bssan train` leaves them out",
+            f"one direction each, {training.single_epochs} epochs; `bssan train` skips these notebooks",
         )
     )
     total = sum(seconds for _, seconds, _ in timed)
     return [
-        ("measured on", f"{measured.device}, as busy as it is now; disk not timed"),
+        ("measured on", f"{measured.device}, with its current load; without reading from disk"),
         *((name, f"{duration(seconds):8s} {how}") for name, seconds, how in timed),
-        ("in all, about", duration(total)),
+        ("total, about", duration(total)),
     ]
 
 

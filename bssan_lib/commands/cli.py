@@ -1,6 +1,6 @@
-"""The command line: `bssan COMMAND`; each group of commands is a module of bssan_lib/commands/.
+"""The command line `bssan COMMAND`. Each group of commands is a module of bssan_lib/commands/.
 
-Exit codes: 0 done; 1 a fault of the program or of a notebook; 2 an error that the user can fix; 130 interrupted.
+Exit codes: 0 success; 1 an error in the program or in a notebook; 2 an error that the user can fix; 130 interrupted.
 """
 
 import argparse
@@ -23,9 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bssan: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nbssan: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("\nbssan: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
-    except NotebookError as error:  # its message holds the notebook's traceback
+    except NotebookError as error:  # its message contains the notebook's traceback
         print(f"bssan: {error}", file=sys.stderr)
         return 1
     finally:

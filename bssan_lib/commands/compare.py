@@ -1,6 +1,6 @@
-"""bssan compare: stored evaluations beside each other, as a table, a figure, Markdown, LaTeX and numbers.
+"""bssan compare: compares stored evaluations in tables (text, Markdown, LaTeX), a figure and JSON.
 
-Libraries that take seconds to import are imported by the command when it needs them.
+The command imports slow libraries only when it needs them.
 """
 
 import argparse
@@ -13,24 +13,22 @@ from bssan_lib.errors import ConfigError
 def add_commands(commands) -> None:
     """Adds `compare` to the parser of `bssan`."""
     compare = commands.add_parser(
-        "compare", help="methods over their seeds: mean, deviation, intervals, paired differences; table and figure"
+        "compare", help="compare methods over their seeds: means, deviations, intervals, paired differences"
     )
     compare.add_argument(
         "runs",
         nargs="+",
         metavar="[NAME=]RUN",
         help="a run folder, a checkpoint with metrics.json, or a file of `bssan evaluate --out`; those "
-        "that differ in the seed alone, or have the same NAME, are one method",
+        "that differ only in the seed, or have the same NAME, are one method",
     )
-    compare.add_argument("--names", metavar="A,B,...", help="what the methods are called, in their order")
-    compare.add_argument(
-        "--against", metavar="NAME", help="the method the others are compared with (default: the first)"
-    )
+    compare.add_argument("--names", metavar="A,B,...", help="names of the methods, in their order")
+    compare.add_argument("--against", metavar="NAME", help="the reference method (default: the first)")
     compare.add_argument("--bootstrap", type=int, default=1000, help="samples for the intervals (default: 1000)")
     compare.add_argument(
-        "--title", default="", metavar="TEXT", help="above the figure (default: data, split and protocol)"
+        "--title", default="", metavar="TEXT", help="title of the figure (default: data, split and protocol)"
     )
-    compare.add_argument("--width", default="two", metavar="one|two|INCHES", help="of the figure (default: two)")
+    compare.add_argument("--width", default="two", metavar="one|two|INCHES", help="width of the figure (default: two)")
     compare.add_argument(
         "--out", metavar="DIR", help="write table.md, table.tex, comparison.json and rsum.pdf, .svg, .png there"
     )
@@ -44,9 +42,9 @@ def _compare(options: argparse.Namespace) -> None:
 
     out = Path(options.out) if options.out else None
     if out and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: a file; expected a folder, which is made if it is not there")
+        raise ConfigError(f"--out {out}: expected a folder, which may be new; got a file")
     names = [name.strip() for name in options.names.split(",")] if options.names is not None else None
-    records = [read_record(path, name) for name, path in map(named, options.runs)]
+    records = [read_record(path, name) for name, path in map(parse_named_run, options.runs)]
     comparison = compare(records, names, options.against, options.bootstrap)
     print(format_comparison(comparison))
     if out:
@@ -54,11 +52,11 @@ def _compare(options: argparse.Namespace) -> None:
         print("written: " + ", ".join(str(path) for path in written))
 
 
-def named(given: str) -> tuple[str | None, str]:
-    """ "NAME=RUN" as (name, run), "RUN" as (None, run); a path that exists is a path, whatever it is called."""
-    name, equals, path = given.partition("=")
-    if not equals or Path(given).exists():
-        return None, given
+def parse_named_run(argument: str) -> tuple[str | None, str]:
+    """Parses "NAME=RUN" into (name, run) and "RUN" into (None, run). A path that exists may contain "="."""
+    name, equals, path = argument.partition("=")
+    if not equals or Path(argument).exists():
+        return None, argument
     if not name or not path:
-        raise ConfigError(f"{given}: expected NAME=RUN, such as w2r=runs/w2r-1")
+        raise ConfigError(f"{argument}: expected NAME=RUN, such as w2r=runs/w2r-1")
     return name, path

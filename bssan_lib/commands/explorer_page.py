@@ -1,4 +1,4 @@
-"""The attention explorer as a web page of this machine: one notebook, served by Voila."""
+"""The attention explorer as a web page: one notebook, served by Voila on this machine."""
 
 import json
 import logging
@@ -15,9 +15,9 @@ from voila.tornado.handler import TornadoVoilaHandler
 from bssan_lib.errors import RunError
 
 HOST = "127.0.0.1"
-PAGES = 8  # open at once; each has a kernel of its own, of some 600 MB
-# Nothing is loaded from elsewhere, and no other page may show this one. Voila's own scripts stand in the page and use
-# eval; a widget's script comes as a blob.
+PAGES = 8  # at most open at once; each has a kernel of about 600 MB
+# The page loads nothing from other hosts and cannot be embedded in other pages. Voila's scripts are inline and use
+# eval; the script of a widget is a blob.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; connect-src 'self' ws://127.0.0.1:* data: blob:; "
@@ -25,8 +25,8 @@ POLICY = (
 )
 TITLE = """# Attention explorer
 
-Choose a picture and a caption, type a caption, or open a photograph of your own. Point at a word to see its regions, or
-at a region to see its words. A photograph of yours stays in the memory of this program."""
+Choose an image and a caption, type a caption, or open your own photograph. Point at a word to see its regions, or at a
+region to see its words. Your photograph stays in the memory of this program."""
 
 
 def serve(
@@ -34,16 +34,16 @@ def serve(
 ) -> None:
     """Serves the explorer until it is interrupted.
 
-    `port` 0 takes any free port. The address carries a token, and no other machine is answered. One kernel is kept
-    ready for the next page; a kernel ends with its page, or five minutes later. `pages`: how many may be
-    open at once. `ping`: seconds between two signs of life; a page that misses three of them counts as closed.
+    port: 0 means any free port. The address contains a token, and other machines cannot connect. One kernel is kept
+    ready for the next page; a kernel ends with its page, at the latest five minutes later. browser: open one. pages:
+    how many can be open at once. ping: seconds between two pings; a page that misses three of them counts as closed.
     """
     from bssan_lib.series.reproduce import kernel_paths
 
     os.environ.update(kernel_paths())
     port, token = _free(port), secrets.token_urlsafe(24)
     print(f"The explorer: http://{HOST}:{port}/?token={token}\nCtrl-C ends it.", flush=True)
-    # Tornado takes jupyter_server's milliseconds for seconds, and warns without need.
+    # Tornado reads the milliseconds of jupyter_server as seconds and warns about them.
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="bssan-explore-") as folder:
         notebook = Path(folder) / "explorer.ipynb"
@@ -72,14 +72,14 @@ def serve(
 
 
 class _Pages(TornadoVoilaHandler):
-    """Answers with the page, or with a sentence where as many are open as this machine should bear."""
+    """Serves the page, or an error if too many pages are open."""
 
     async def get(self, path: str | None = None) -> None:
         pages = self.settings["explorer_pages"]
-        waiting = sum(len(pool) for pool in self.kernel_manager._pools.values())  # ready, and without a page
+        waiting = sum(len(pool) for pool in self.kernel_manager._pools.values())  # ready, without a page
         if len(self.kernel_manager.list_kernel_ids()) - waiting >= pages:
-            raise HTTPError(503, reason=f"{pages} pages are open; close one and load this page again")
-        self.xsrf_token  # noqa: B018  sets the cookie without which the page may not end its kernel when it is closed
+            raise HTTPError(503, reason=f"{pages} pages are open; close one and reload this page")
+        self.xsrf_token  # noqa: B018  sets the cookie that the page needs to end its kernel
         await super().get(path)
 
 
@@ -100,12 +100,12 @@ def _page(checkpoint: str | None, data: str | None) -> dict:
 
 
 def _free(port: int) -> int:
-    """The port, or any free one for 0. Raises RunError for one that cannot be used."""
+    """The port, or any free port for 0. Raises RunError if the port cannot be used."""
     with socket.socket() as test:
-        if os.name == "posix":  # elsewhere the option lets two programs share a port
+        if os.name == "posix":  # on other systems the option lets two programs share a port
             test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             test.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise RunError(f"port {port} of {HOST} cannot be used ({error}); name another with --port") from None
+            raise RunError(f"port {port} of {HOST} cannot be used ({error}); give another one with --port") from None
         return test.getsockname()[1]

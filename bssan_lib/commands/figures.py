@@ -1,6 +1,6 @@
-"""bssan figure: figures for a paper, of any photograph with any caption, and of measured recalls.
+"""bssan figure: figures for a paper, of a photograph with a caption or of measured recalls.
 
-Libraries that take seconds to import are imported by the commands that need them, after what can be refused at once.
+The commands check their options first and then import slow libraries.
 """
 
 import argparse
@@ -19,22 +19,24 @@ from bssan_lib.commands.options import (
 from bssan_lib.errors import ConfigError, DataError
 
 KINDS = {
-    "attention": "a panel a word: where it looks",
+    "attention": "one panel for each word, with its attention to the regions",
     "alignment": "both matrices: words by regions, objects by words",
-    "boxes": "the heaviest regions of a phrase",
-    "objects": "objects with the words that they read",
+    "boxes": "the regions with the highest attention of a phrase",
+    "objects": "objects with the words they attend to most",
     "links": "words joined to regions and objects by lines",
 }
 
 
 def add_commands(commands) -> None:
     """Adds `figure` to the parser of `bssan`."""
-    figure = commands.add_parser("figure", help="a figure for a paper: PDF, SVG or PNG of a column's exact width")
+    figure = commands.add_parser(
+        "figure", help="draw a figure for a paper: PDF, SVG or PNG with the exact width of a column"
+    )
     kinds = figure.add_subparsers(required=True, metavar="KIND")
     for name, shows in KINDS.items():
         kind = kinds.add_parser(name, help=shows)
         kind.add_argument("--image", required=True, metavar="FILE", help="a photograph")
-        kind.add_argument("--caption", required=True, metavar="TEXT", help="what its words are attended with")
+        kind.add_argument("--caption", required=True, metavar="TEXT", help="the text")
         add_checkpoint(kind)
         _add_out(kind)
         if name == "boxes":
@@ -42,16 +44,19 @@ def add_commands(commands) -> None:
                 "--words",
                 action="append",
                 metavar="PHRASE",
-                help="words of the caption, a panel each time it is given (default: the whole caption)",
+                help="words of the caption, one panel for each --words (default: the whole caption)",
             )
         if name != "alignment" and name != "attention":
             kind.add_argument(
-                "-k", type=int, metavar="N", help="how many regions, words or ends of lines (default: 5, 3, 10)"
+                "-k",
+                type=int,
+                metavar="N",
+                help="how many regions (default: 5), words per object (3) or linked regions and objects (10)",
             )
         kind.set_defaults(command=_figure, kind=name)
-    recalls = kinds.add_parser("recalls", help="recalls with their intervals, from metrics files")
+    recalls = kinds.add_parser("recalls", help="recalls with intervals, from metrics files")
     recalls.add_argument("metrics", nargs="+", metavar="[NAME=]FILE", help="written by bssan evaluate --out")
-    recalls.add_argument("--title", default="", metavar="TEXT", help="above the figure")
+    recalls.add_argument("--title", default="", metavar="TEXT", help="title of the figure")
     _add_out(recalls)
     recalls.set_defaults(command=_recalls)
 
@@ -61,7 +66,7 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="FILE",
-        help=".pdf, .svg or .png; without an ending all three; a text is written beside them",
+        help=".pdf, .svg or .png; without a suffix all three; a text file is written beside them",
     )
     parser.add_argument(
         "--width", default="two", metavar="one|two|INCHES", help="3.25 or 6.75 inches, or any number (default: two)"
@@ -93,7 +98,7 @@ def save(figure, stem: Path, formats, photograph, attention, image: str, caption
 
 
 def draw(kind: str, photograph, attention, caption: str, width: float, phrases=(), most: int | None = None):
-    """(figure, direction) of one of KINDS. phrases: [(title, rows of the words)], for boxes."""
+    """Draws one of KINDS and returns (figure, direction). phrases: [(title, rows of the words)], for boxes."""
     from bssan_lib import viz
     from bssan_lib.viz.style import plain
 
@@ -126,19 +131,21 @@ def draw(kind: str, photograph, attention, caption: str, width: float, phrases=(
 
 
 def layout(photograph) -> dict:
-    """Where a photograph's regions lie, for figures: {"grid": (rows, columns)}, or their boxes."""
+    """The regions of a photograph, for figures: {"grid": (rows, columns)} or {"boxes": boxes}."""
     grid = photograph.checkpoint.backbone.get("grid")
     return {"grid": tuple(grid)} if grid else {"boxes": photograph.boxes}
 
 
 def find_phrase(caption: str, phrase: str) -> tuple[str, list[int]]:
-    """(the phrase, the rows of its words) in a caption. ConfigError where the caption has no such words."""
+    """(the phrase, the rows of its words in a caption). Raises ConfigError if the caption does not contain it."""
     from bssan_lib.data.vocabulary import words_of
 
     words, wanted = words_of(caption), words_of(phrase)
     starts = [t for t in range(len(words)) if wanted and words[t : t + len(wanted)] == wanted]
     if not starts:
-        raise ConfigError(f"--words {phrase!r}: not in the caption, whose words are: {' '.join(words)}")
+        raise ConfigError(
+            f"--words {phrase!r}: expected consecutive words of the caption, which are: {' '.join(words)}"
+        )
     return " ".join(wanted), list(range(starts[0], starts[0] + len(wanted)))
 
 
@@ -170,7 +177,7 @@ def _recalls(options: argparse.Namespace) -> None:
     from bssan_lib.viz import comparison_dots, save_figure
 
     figure, _, _ = comparison_dots(rows, xlabel="recall (%)", title=options.title, width=width)
-    note = {**sources, "intervals": "95% bootstrap intervals over images, where a line is drawn"}
+    note = {**sources, "intervals": "95% bootstrap intervals over images, shown as lines"}
     print("written: " + ", ".join(str(path) for path in save_figure(figure, stem, formats, note)))
 
 
@@ -185,7 +192,7 @@ def _read_metrics(file: str) -> dict:
     except OSError as error:
         raise DataError(f"{file}: the metrics cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: no metrics file of bssan evaluate ({error!r})") from error
+        raise DataError(f"{file}: expected a metrics file of bssan evaluate ({error!r})") from error
 
 
 def _recall(metrics: dict, way: str, k: str):

@@ -1,7 +1,8 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and functions that parse their values."""
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from bssan_lib.errors import CheckpointError, ConfigError, DataError
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     names = "a YAML file, or the name of one of the project's, such as scenes" + (" (default)" if default else "")
     parser.add_argument("--config", required=default is None, default=default, metavar="FILE", help=names)
-    parser.add_argument("--data", metavar="DIR", help="the data folder, where the configuration names none")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data.folder of the configuration)")
     add_reading(parser)
     parser.add_argument(
         "-p",
@@ -49,7 +50,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, str]:
 
 
 def data_of_checkpoint(checkpoint, options: argparse.Namespace):
-    """Settings that turn raw data into features of the kind that a checkpoint was trained on."""
+    """Settings that prepare raw data with the backbone of a checkpoint. Raises CheckpointError if it is unknown."""
     from bssan_lib.config import Config, DataConfig, config_from_dict, override
     from bssan_lib.data import detect_source
     from bssan_lib.runs import absolute_paths
@@ -57,8 +58,8 @@ def data_of_checkpoint(checkpoint, options: argparse.Namespace):
     made = checkpoint.backbone
     if "image_size" not in (made or {}):
         raise CheckpointError(
-            f"{checkpoint.folder}: trained on features of unknown making, so {options.data} "
-            "cannot be turned into such; give a folder that has {split}_ims.npy"
+            f"{checkpoint.folder}: its features come from an unknown backbone, so they cannot be extracted from "
+            f"{options.data}; give a folder with features ({{split}}_ims.npy)"
         )
     settings = settings_of(options)
     layout = override(Config(), settings).data.layout
@@ -77,10 +78,10 @@ def data_of_checkpoint(checkpoint, options: argparse.Namespace):
     return absolute_paths(override(Config(data=data), settings)).data
 
 
-def parse_parameters(given: list[str]) -> dict[str, str]:
-    """["training.epochs=2"] as {"training.epochs": "2"}."""
+def parse_parameters(arguments: list[str]) -> dict[str, str]:
+    """Parses ["training.epochs=2"] into {"training.epochs": "2"}."""
     parameters = {}
-    for text in given:
+    for text in arguments:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"-p {text}: expected KEY=VALUE, such as training.epochs=2")
@@ -89,7 +90,7 @@ def parse_parameters(given: list[str]) -> dict[str, str]:
 
 
 def run_folder(out: str | None, name: str) -> Path:
-    """Where a run is written: --out, or runs/NAME; from the working directory, whatever the repository holds."""
+    """The folder of a run: --out, or runs/NAME in the working directory."""
     return Path(out or Path("runs") / name).expanduser().absolute()
 
 
@@ -101,7 +102,10 @@ def print_table(rows: Sequence[tuple[str, object]]) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="processes that share the work (default: one for each GPU, else one)"
+        "--processes",
+        type=int,
+        metavar="N",
+        help="number of processes that share the work (default: one for each GPU, else one)",
     )
 
 
@@ -112,25 +116,25 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def open_photograph(checkpoint: str | None, image: str):
-    """A photograph with the features that a checkpoint needs."""
-    return open_camera(checkpoint).take(image)
+    """A `Photograph` of an image file, with the features that a checkpoint needs."""
+    return open_extractor(checkpoint).extract(image)
 
 
-def open_camera(folder: str | None):
-    """A `Camera`, which computes the features of pictures, for a checkpoint or for the packaged model."""
+def open_extractor(folder: str | None):
+    """A `FeatureExtractor` for a checkpoint folder, by default for the packaged model."""
     import torch
 
-    from bssan_lib.evaluation.photograph import Camera, load_pretrained
+    from bssan_lib.evaluation.photograph import FeatureExtractor, load_pretrained
     from bssan_lib.models.checkpoint import check_directions, load_checkpoint
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = load_checkpoint(folder, device) if folder else load_pretrained(device=device)
     check_directions(checkpoint)
-    return Camera(checkpoint, device)
+    return FeatureExtractor(checkpoint, device)
 
 
 def print_unknown_words(checkpoint, captions: list[str]) -> None:
-    """Prints the words of captions that are not in the checkpoint's vocabulary, if there are any."""
+    """Prints the words of captions that are not in the checkpoint's vocabulary."""
     from bssan_lib.evaluation.photograph import unknown_words
 
     unknown = dict.fromkeys(word for caption in captions for word in unknown_words(caption, checkpoint.vocabulary))
@@ -140,7 +144,7 @@ def print_unknown_words(checkpoint, captions: list[str]) -> None:
 
 
 def check_caption(caption: str) -> None:
-    """DataError where a caption has no word."""
+    """Raises DataError if a caption has no word."""
     from bssan_lib.data.vocabulary import words_of
 
     if not words_of(caption):
@@ -148,31 +152,47 @@ def check_caption(caption: str) -> None:
 
 
 def formats_of(out: str) -> tuple[str, ...]:
-    """The formats that an --out asks for. ConfigError for another ending."""
+    """The file formats of an --out. Raises ConfigError for an unknown suffix."""
     from bssan_lib.viz.style import FORMATS
 
     suffix = Path(out).suffix.lower().removeprefix(".")
     if suffix and suffix not in FORMATS:
-        raise ConfigError(f"--out {out}: expected .pdf, .svg, .png, or no ending for all three, got .{suffix}")
+        raise ConfigError(f"--out {out}: expected .pdf, .svg, .png, or no suffix for all three, got .{suffix}")
     return (suffix,) if suffix else FORMATS
 
 
 def output_stem(out: str) -> Path:
-    """An --out without its ending. ConfigError, before anything is computed, where nothing could be written."""
+    """An --out without its suffix. Raises ConfigError if no file can be written there."""
     path = Path(out)
     if not path.name or path.is_dir():
-        raise ConfigError(f"--out {out}: a folder; expected a file to write, such as {path / 'figure.pdf'}")
+        raise ConfigError(f"--out {out}: expected a file, got a folder; give for example {path / 'figure.pdf'}")
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigError(f"--out {out}: {nearest} is no folder that can be written to; choose another place")
+        raise ConfigError(f"--out {out}: {nearest} is not a folder that can be written to; choose another folder")
     return path.with_suffix("") if path.suffix else path
 
 
 def width_of(text: str) -> float:
-    """Inches of "one", "two" or a number."""
+    """The width in inches of "one", "two" or a number."""
     from bssan_lib.viz.style import column_width
 
     try:
         return column_width(float(text))
     except ValueError:
         return column_width(text)
+
+
+def warn_if_busy() -> None:
+    """Says in one line, before long work starts, that other programs keep this machine busy.
+
+    Two threads of one product wait for each other: beside other work, one thread was measured to be twice as fast.
+    """
+    import psutil
+
+    load, cores = psutil.getloadavg()[0], psutil.cpu_count() or 1
+    if load >= 0.7 * cores and not {"OMP_NUM_THREADS", "LOCAL_RANK"} & set(os.environ):
+        print(
+            f"note: this machine is busy (load {load:.1f} on {cores} cores), so training takes much longer. Beside other "
+            "programs it is faster with OMP_NUM_THREADS=1.",
+            file=sys.stderr,
+        )

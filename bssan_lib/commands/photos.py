@@ -1,6 +1,6 @@
-"""bssan attend, bssan rank, bssan find: one's own photographs and captions, without a download and without a trace.
+"""bssan attend, rank and find: the packaged model on your own photographs and captions, without a download.
 
-Libraries that take seconds to import are imported by the commands that need them.
+The commands import slow libraries only when they need them.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from bssan_lib.commands.options import (
     add_checkpoint,
     check_caption,
     formats_of,
-    open_camera,
+    open_extractor,
     open_photograph,
     output_stem,
     print_unknown_words,
@@ -21,40 +21,44 @@ from bssan_lib.commands.options import (
 from bssan_lib.errors import ConfigError, DataError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-AT_ONCE = 8  # pictures whose features are in memory together
+AT_ONCE = 8  # images whose features are in memory at a time
 THIRDS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 
 def add_commands(commands) -> None:
     """Adds `attend`, `rank` and `find` to the parser of `bssan`."""
-    attend = commands.add_parser("attend", help="where each word of a caption looks in a photograph")
-    attend.add_argument("photo", metavar="PHOTO", help="a picture file")
+    attend = commands.add_parser(
+        "attend", help="show the attention of each word of a caption to the regions of a photograph"
+    )
+    attend.add_argument("photo", metavar="PHOTO", help="an image file")
     attend.add_argument("caption", metavar="CAPTION", help="any text")
     attend.add_argument(
         "--out",
         metavar="FILE|DIR",
-        help="the figure, or the folder for it (default: attention_ and the photo's name, .png, here)",
+        help="the figure, or a folder for it (default: attention_PHOTO.png in the working directory)",
     )
     attend.set_defaults(command=_attend)
 
-    rank = commands.add_parser("rank", help="which of many captions fit a photograph best")
+    rank = commands.add_parser("rank", help="rank captions by how well they fit a photograph")
     rank.add_argument("photo", metavar="PHOTO", help="a picture file")
-    rank.add_argument("captions", metavar="CAPTIONS.TXT", help="a caption a line; - for standard input")
+    rank.add_argument("captions", metavar="CAPTIONS.TXT", help="one caption per line; - for standard input")
     rank.set_defaults(command=_rank)
 
-    find = commands.add_parser("find", help="which pictures of a folder fit a caption best")
+    find = commands.add_parser("find", help="rank the images of a folder by how well they fit a caption")
     find.add_argument("caption", metavar="CAPTION", help="any text")
-    find.add_argument("folder", metavar="FOLDER", help="pictures; folders in it are not looked into")
+    find.add_argument("folder", metavar="FOLDER", help="a folder of images, without its subfolders")
     find.set_defaults(command=_find)
 
     for command in (attend, rank, find):
         add_checkpoint(command)
-        command.add_argument("--width", default="two", metavar="one|two|INCHES", help="of the figure (default: two)")
-    for command in (rank, find):
-        command.add_argument("--top", type=int, default=10, metavar="N", help="how many are printed (default: 10)")
         command.add_argument(
-            "--out", metavar="FILE", help="a figure of the first five, with the attention that decided"
+            "--width", default="two", metavar="one|two|INCHES", help="width of the figure (default: two)"
         )
+    for command in (rank, find):
+        command.add_argument(
+            "--top", type=int, default=10, metavar="N", help="number of results to print (default: 10)"
+        )
+        command.add_argument("--out", metavar="FILE", help="a figure of the first five results with their attention")
 
 
 def _attend(options: argparse.Namespace) -> None:
@@ -68,21 +72,21 @@ def _attend(options: argparse.Namespace) -> None:
     attention = photograph.attend(options.caption)
     gate, more = attention.gate, photograph.checkpoint.model.config.global_term
     print(
-        f"score {attention.score:.3f}{', with the global vectors; attention alone:' if more else ' ='} {gate:.2f} x W2R "
-        f"{attention.score_w2r:.3f} + {1 - gate:.2f} x O2W {attention.score_o2w:.3f}"
+        f"score {attention.score:.3f}{', with the global vectors; attention alone:' if more else ' ='} {gate:.2f} x "
+        f"W2R {attention.score_w2r:.3f} + {1 - gate:.2f} x O2W {attention.score_o2w:.3f}"
     )
-    print(f"{'word':16s} {'looks at':14s} weight  times even")
+    print(f"{'word':16s} {'region':14s} weight  times even")
     for word, weights in zip(attention.words, attention.w2r):
         print(
-            f"{word:16s} {place_of(weights, photograph.boxes):14s} {weights.max():6.3f} "
+            f"{word:16s} {position_of(weights, photograph.boxes):14s} {weights.max():6.3f} "
             f"{weights.max() * len(weights):10.1f}"
         )
     figure, direction = draw("attention", photograph, attention, options.caption, width)
     save(figure, stem, formats, photograph, attention, options.photo, options.caption, direction)
 
 
-def place_of(weights, boxes) -> str:
-    """Where the heaviest region lies, in words: "top left" to "bottom right". weights: [K]. boxes: [K, 4]."""
+def position_of(weights, boxes) -> str:
+    """The position of the heaviest region in words: "top left" to "bottom right". weights: [K]. boxes: [K, 4]."""
     x1, y1, x2, y2 = boxes[weights.argmax()]
     row, column = (THIRDS[side][min(int(3 * middle), 2)] for side, middle in enumerate(((y1 + y2) / 2, (x1 + x2) / 2)))
     return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
@@ -118,19 +122,19 @@ def _find(options: argparse.Namespace) -> None:
     stem, formats, width = _check(options)
     check_caption(options.caption)
     files = list_pictures(options.folder)
-    camera = open_camera(options.checkpoint)
-    found, skipped = _scores_of_files(camera, files, options.caption)
+    extractor = open_extractor(options.checkpoint)
+    found, skipped = _scores_of_files(extractor, files, options.caption)
     for problem in skipped:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"skipped: {problem}", file=sys.stderr)
     if not found:
-        raise DataError(f"{options.folder}: none of its {len(files)} pictures can be read")
+        raise DataError(f"{options.folder}: none of its {len(files)} images can be read")
     found.sort(key=lambda one: -one[1])
     _print_scores([(file.name, *scores) for file, *scores in found[: options.top]])
-    print_unknown_words(camera.checkpoint, [options.caption])
+    print_unknown_words(extractor.checkpoint, [options.caption])
     if stem:
         from bssan_lib.viz import retrieved_images
 
-        first = [camera.take(file) for file, *_ in found[:5]]
+        first = [extractor.extract(file) for file, *_ in found[:5]]
         looks = [photograph.attend(options.caption).w2r.mean(axis=0) for photograph in first]
         figure, _, _ = retrieved_images(
             [options.caption],
@@ -141,18 +145,18 @@ def _find(options: argparse.Namespace) -> None:
             **layout(first[0]),
         )
         names = ", ".join(file.name for file, *_ in found[:5])
-        _save_found(figure, stem, formats, camera.checkpoint, names, options.caption)
+        _save_found(figure, stem, formats, extractor.checkpoint, names, options.caption)
 
 
-def _scores_of_files(camera, files: list[Path], caption: str) -> tuple[list[tuple], list[str]]:
-    """[(file, joint, W2R, O2W)] of what can be read, and what is wrong with the others."""
+def _scores_of_files(extractor, files: list[Path], caption: str) -> tuple[list[tuple], list[str]]:
+    """[(file, joint, W2R, O2W)] of readable files, and the errors of the others."""
     from bssan_lib.evaluation.photograph import score_photographs
     from bssan_lib.progress import tqdm
 
     found, skipped, taken = [], [], []
-    for number, file in enumerate(tqdm(files, desc="pictures", unit="picture"), start=1):
+    for number, file in enumerate(tqdm(files, desc="images", unit="image"), start=1):
         try:
-            taken.append((file, camera.take(file)))
+            taken.append((file, extractor.extract(file)))
         except DataError as problem:
             skipped.append(str(problem))
         if taken and (len(taken) == AT_ONCE or number == len(files)):
@@ -164,7 +168,7 @@ def _scores_of_files(camera, files: list[Path], caption: str) -> tuple[list[tupl
 
 
 def _check(options: argparse.Namespace):
-    """(where to write the figure or None, its formats, its width); refuses what cannot be, before anything is read."""
+    """(path of the figure without suffix or None, formats, width). Raises ConfigError for wrong options."""
     if options.top < 1:
         raise ConfigError(f"--top {options.top}: expected 1 or more")
     if not options.out:
@@ -173,32 +177,32 @@ def _check(options: argparse.Namespace):
 
 
 def read_captions(file: str) -> list[str]:
-    """The captions of a text file, one a line; empty lines are left out. DataError where a line has no word."""
+    """The captions of a text file, one per line, without empty lines. Raises DataError for a line without a word."""
     from bssan_lib.data.vocabulary import words_of
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        said = "no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise DataError(f"{file}: captions cannot be read ({said}); expected UTF-8, a caption a line") from error
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise DataError(f"{file}: captions cannot be read ({reason}); expected UTF-8, one caption per line") from error
     lines = text.splitlines()
     captions = [line.strip() for line in lines if line.strip()]
     for number, line in enumerate(lines, start=1):
         if line.strip() and not words_of(line):
             raise DataError(f"{file}, line {number}: expected at least one word, got {line.strip()!r}")
     if not captions:
-        raise DataError(f"{file}: expected a caption a line, got none")
+        raise DataError(f"{file}: expected one caption per line, got none")
     return captions
 
 
 def list_pictures(folder: str) -> list[Path]:
-    """The picture files of a folder, by their endings, in order. DataError where there is none."""
+    """The image files of a folder, by their suffixes, sorted. Raises DataError if there are none."""
     try:
         files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     except OSError as error:
-        raise DataError(f"{folder}: no folder that can be read ({error.strerror})") from error
+        raise DataError(f"{folder}: expected a folder that can be read ({error.strerror})") from error
     if not files:
-        raise DataError(f"{folder}: no picture in it; expected files ending in {', '.join(sorted(PICTURES))}")
+        raise DataError(f"{folder}: no images found; expected files that end in {', '.join(sorted(PICTURES))}")
     return files
 
 

@@ -1,6 +1,6 @@
-"""bssan reproduce, prepare, train, add-global, evaluate: from data to a run folder and its numbers.
+"""bssan reproduce, notebooks, prepare, train, add-global, evaluate: from data to trained models and metrics.
 
-Libraries that take seconds to import are imported by the commands that need them.
+The commands import slow libraries only when they need them.
 """
 
 import argparse
@@ -14,43 +14,48 @@ from bssan_lib.commands.options import (
     print_table,
     run_folder,
     settings_of,
+    warn_if_busy,
 )
 from bssan_lib.errors import ConfigError, RunError
 
 
 def add_commands(commands) -> None:
     """Adds these commands to the parser of `bssan`."""
-    reproduce = commands.add_parser("reproduce", help="execute the numbered notebooks into a run folder")
+    reproduce = commands.add_parser(
+        "reproduce", help="execute the numbered notebooks and those of extra/ into a run folder"
+    )
     add_config(reproduce, default="scenes")
     reproduce.add_argument(
         "--quick", dest="config", action="store_const", const="scenes-quick", help="short for --config scenes-quick"
     )
     reproduce.add_argument("--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)")
-    reproduce.add_argument("--from", dest="start", metavar="NN", help="execute this notebook and those after it again")
+    reproduce.add_argument(
+        "--from", dest="start", metavar="NN", help="execute this notebook (03, 05a) and those after it again"
+    )
     reproduce.add_argument("--notebooks", metavar="DIR", help="the notebooks (default: the project's)")
     reproduce.add_argument(
         "--publish",
         action="store_true",
-        help="then put the executed notebooks over their sources and the gallery's figures into figures/, for committing",
+        help="for maintainers: write the executed notebooks over their sources, and the figures into figures/",
     )
     reproduce.set_defaults(command=_reproduce)
 
-    notebooks = commands.add_parser("notebooks", help="copy the notebooks and configurations to read and change them")
+    notebooks = commands.add_parser("notebooks", help="copy the notebooks and configurations into a new folder")
     notebooks.add_argument("folder", metavar="DIR", help="a new folder")
     notebooks.set_defaults(command=_notebooks)
 
-    prepare = commands.add_parser("prepare", help="turn pictures and captions into the prepared dataset alone")
+    prepare = commands.add_parser("prepare", help="only extract the features and write the prepared dataset")
     add_config(prepare)
     prepare.set_defaults(command=_prepare)
 
-    train = commands.add_parser("train", help="train a run without notebooks, in one process or in several")
+    train = commands.add_parser("train", help="train a run without notebooks, in one or several processes")
     add_config(train)
     train.add_argument("--out", metavar="DIR", help="the run folder (default: runs/ and the configuration's name)")
     add_processes(train)
     train.set_defaults(command=_train)
 
     add_global = commands.add_parser(
-        "add-global", help="give a checkpoint the global vectors that search needs; the rest of it stays"
+        "add-global", help="add to a checkpoint the global vectors that search needs; other weights stay the same"
     )
     add_global.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a run folder")
     add_global.add_argument("--data", required=True, metavar="DIR", help="the prepared data it was trained on")
@@ -67,9 +72,9 @@ def _add_evaluate(commands) -> None:
         required=True,
         action="append",
         metavar="DIR",
-        help="a checkpoint or a run folder; given several times: the ensemble of them, scores averaged",
+        help="a checkpoint or a run folder; several of them form an ensemble with averaged scores",
     )
-    evaluate.add_argument("--data", required=True, metavar="DIR", help="raw pictures and captions, or features")
+    evaluate.add_argument("--data", required=True, metavar="DIR", help="images and captions, or features")
     add_reading(evaluate)
     evaluate.add_argument("--split", required=True, help="train, dev, test, ...")
     evaluate.add_argument(
@@ -78,13 +83,13 @@ def _add_evaluate(commands) -> None:
         default="full",
         help="which images form the gallery (default: full)",
     )
-    evaluate.add_argument("--prepared", metavar="DIR", help="where features of raw data are kept")
+    evaluate.add_argument("--prepared", metavar="DIR", help="where the extracted features are stored")
     evaluate.add_argument("--memory", default="1GiB", help="budget for scoring (default: 1GiB)")
     evaluate.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "auto"],
         default="float32",
-        help="of the large products; auto: bfloat16 where it is fast (default: float32)",
+        help="of the large products; auto: bfloat16 if it is fast here (default: float32)",
     )
     evaluate.add_argument("--bootstrap", type=int, default=1000, help="samples for the intervals (default: 1000)")
     evaluate.add_argument(
@@ -95,10 +100,10 @@ def _add_evaluate(commands) -> None:
     evaluate.add_argument(
         "--eccv",
         action="store_true",
-        help="MSCOCO's test split: also by ECCV Caption and CxC, which list more right answers (extra bssan[eccv])",
+        help="for the MSCOCO test split: also ECCV Caption and CxC, which list more right answers (extra bssan[eccv])",
     )
     evaluate.add_argument(
-        "--out", metavar="FILE", help="write the metrics there as JSON, and every query's rank beside it"
+        "--out", metavar="FILE", help="write the metrics as JSON, and the ranks of all queries beside it"
     )
     add_processes(evaluate)
     evaluate.set_defaults(command=_evaluate)
@@ -113,6 +118,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     config = load_config(find_config(options.config), parameters)
     out = run_folder(options.out, config.name)
     data = Path(options.data).expanduser().absolute() if options.data else None
+    warn_if_busy()
     run = reproduce(options.config, data, out, options.start, parameters, options.notebooks)
     if options.publish:
         from bssan_lib.series.figure_gallery import publish_figures
@@ -172,18 +178,19 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> int | None:
     from bssan_lib.config import load_config
-    from bssan_lib.parallel import start_processes, wanted_processes, working_together
+    from bssan_lib.parallel import count_processes, process_group, start_processes
     from bssan_lib.runs import Run, find_config, open_run, prepared_folder
-    from bssan_lib.training.launch import first_process_first, prepare_run, train_run
+    from bssan_lib.training.launch import prepare_run, run_in_first_process, train_run
 
     parameters = settings_of(options)
     config = load_config(find_config(options.config), parameters)
     folder = run_folder(options.out, config.name)
-    count = wanted_processes(options.processes)
+    count = count_processes(options.processes)
     if count > 1:
         return start_processes(options.arguments, count)
-    with working_together() as state:
-        first_process_first(lambda: prepare_run(open_run(folder, options.config, options.data, parameters)))
+    warn_if_busy()
+    with process_group() as state:
+        run_in_first_process(lambda: prepare_run(open_run(folder, options.config, options.data, parameters)))
         config = load_config(folder / "config.yaml")  # the first process wrote it
         train_run(Run(folder, config, prepared_folder(config.data).absolute()), processes=1)
     if state.is_main_process:
@@ -198,7 +205,7 @@ def _add_global(options: argparse.Namespace) -> None:
     from bssan_lib.search.global_vectors import add_global_vectors
 
     if Path(options.out).exists():
-        raise ConfigError(f"--out {options.out}: exists already; give another folder")
+        raise ConfigError(f"--out {options.out}: expected a new folder, but it exists; give another one")
     checkpoint = load_checkpoint(options.checkpoint, process_state().device)
     train = open_prepared(options.data, "train")
     check_backbone(checkpoint, train)
@@ -208,19 +215,19 @@ def _add_global(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int | None:
     from bssan_lib.models.checkpoint import find_checkpoint
-    from bssan_lib.parallel import start_processes, wanted_processes, working_together
+    from bssan_lib.parallel import count_processes, process_group, start_processes
 
     out = Path(options.out) if options.out else None
     if out and not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
+        raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
     for given in options.checkpoint:
         find_checkpoint(given)
     if len(options.checkpoint) > 1 and options.grounding_checks:
-        raise ConfigError("--grounding-checks: attention belongs to one model; give one --checkpoint")
-    count = wanted_processes(options.processes)
+        raise ConfigError("--grounding-checks: expected one --checkpoint, because an ensemble has no common attention")
+    count = count_processes(options.processes)
     if count > 1:
         return start_processes(options.arguments, count)
-    with working_together() as state:
+    with process_group() as state:
         metrics = _measure(options)
     if state.is_main_process:
         _print_metrics(metrics, len(options.checkpoint))
@@ -233,14 +240,14 @@ def _evaluate(options: argparse.Namespace) -> int | None:
 
 
 def _measure(options: argparse.Namespace) -> dict:
-    """The metrics of one checkpoint, or of the ensemble of several, on the data that the options name."""
+    """The metrics of one checkpoint or of an ensemble on the data given by the options."""
     from bssan_lib.data import RAW_SOURCES, detect_source, open_prepared, prepare
     from bssan_lib.evaluation.ensemble import average_scores, evaluate_ensemble
     from bssan_lib.evaluation.metrics import evaluate
     from bssan_lib.evaluation.scoring import score_split
     from bssan_lib.models.checkpoint import check_backbone, load_checkpoint
     from bssan_lib.parallel import process_state
-    from bssan_lib.training.launch import first_process_first
+    from bssan_lib.training.launch import run_in_first_process
 
     source = detect_source(options.data, options.layout)
     checkpoints = [load_checkpoint(given) for given in options.checkpoint]
@@ -251,8 +258,8 @@ def _measure(options: argparse.Namespace) -> dict:
     if options.eccv:
         from bssan_lib.evaluation.eccv import eccv_metrics, import_eccv, read_coco_ids
 
-        import_eccv()  # a missing extra is named before anything is computed
-    first_process_first(lambda: prepare(data, [options.split]) if data else None)
+        import_eccv()  # a missing extra raises its error first
+    run_in_first_process(lambda: prepare(data, [options.split]) if data else None)
     split = open_prepared(folder, options.split)
     for checkpoint in checkpoints:
         check_backbone(checkpoint, split)

@@ -1,6 +1,6 @@
-"""bssan index, search, search-curve: a large gallery made ready, searched, and what its shortlist loses.
+"""bssan index, search, search-curve: build an index of a large gallery, search it, measure the loss by a shortlist.
 
-Libraries that take seconds to import are imported by the commands that need them.
+The commands import slow libraries only when they need them.
 """
 
 import argparse
@@ -14,38 +14,36 @@ from bssan_lib.errors import ConfigError, DataError
 
 def add_commands(commands) -> None:
     """Adds the three commands to the parser of `bssan`."""
-    index = commands.add_parser("index", help="make a gallery of pictures searchable")
+    index = commands.add_parser("index", help="build a search index of a gallery of images")
     _add_data(index)
-    index.add_argument("--split", help="train, dev, test, ... (default: the only one there)")
-    index.add_argument("--out", required=True, metavar="INDEX", help="the folder to write; it must not exist yet")
+    index.add_argument("--split", help="train, dev, test, ... (default: the only split)")
+    index.add_argument("--out", required=True, metavar="INDEX", help="the new folder")
     index.set_defaults(command=_index)
 
-    search = commands.add_parser(
-        "search", help="find images by a text, or captions by a photograph, in what `bssan index` made"
-    )
-    search.add_argument("index", metavar="INDEX", help="a folder that `bssan index` made")
-    search.add_argument("query", metavar="QUERY", help="a text, or the file of a photograph")
-    search.add_argument("--top", type=int, default=10, help="results (default: 10)")
-    search.add_argument("--shortlist", type=int, default=200, help="candidates that attention scores (default: 200)")
-    search.add_argument("--checkpoint", metavar="DIR", help="where the index's checkpoint lies now, if it was moved")
+    search = commands.add_parser("search", help="find images for a text, or captions for a photograph, in an index")
+    search.add_argument("index", metavar="INDEX", help="a folder written by `bssan index`")
+    search.add_argument("query", metavar="QUERY", help="a text, or the path of a photograph")
+    search.add_argument("--top", type=int, default=10, help="number of results (default: 10)")
+    search.add_argument("--shortlist", type=int, default=200, help="number of candidates to score (default: 200)")
+    search.add_argument("--checkpoint", metavar="DIR", help="the checkpoint of the index, if it was moved")
     search.set_defaults(command=_search)
 
-    curve = commands.add_parser("search-curve", help="recall against the size of the shortlist: numbers and figure")
+    curve = commands.add_parser(
+        "search-curve", help="measure recalls for shortlists of all sizes: numbers and a figure"
+    )
     _add_data(curve)
     curve.add_argument("--split", required=True, help="dev, test, ...")
     curve.add_argument("--memory", default="1GiB", help="budget for scoring (default: 1GiB)")
-    curve.add_argument(
-        "--out", required=True, metavar="FILE.json", help="the numbers; the figure is written beside them"
-    )
+    curve.add_argument("--out", required=True, metavar="FILE.json", help="the numbers; the figure is written beside it")
     curve.set_defaults(command=_curve)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a run folder")
     parser.add_argument(
-        "--data", required=True, metavar="DIR", help="features, pictures and captions, or pictures alone"
+        "--data", required=True, metavar="DIR", help="features, images with captions, or a folder of images"
     )
-    parser.add_argument("--prepared", metavar="DIR", help="where features of raw data are kept")
+    parser.add_argument("--prepared", metavar="DIR", help="where the extracted features are stored")
     add_reading(parser)
 
 
@@ -57,17 +55,19 @@ def _index(options: argparse.Namespace) -> None:
     import_faiss()
     out = Path(options.out)
     if out.exists():
-        raise DataError(f"--out {out}: exists already; delete it or give another folder for the index")
+        raise DataError(f"--out {out}: expected a new folder, but it exists; delete it or give another one")
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
+        raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
     source = _source(options.data, options.layout)
     if source == "pictures":
         if options.split:
-            raise ConfigError(f"--split {options.split}: {options.data} is a folder of pictures and has no splits")
+            raise ConfigError(f"--split {options.split}: {options.data} is a folder of images without splits")
         if not picture_names(Path(options.data)):
-            raise DataError(f"{options.data}: neither features, nor captions with split files, nor any picture")
+            raise DataError(
+                f"{options.data}: expected features, captions with split files, or images; found none of them"
+            )
         gallery = picture_gallery(checkpoint, options.data)
     else:
         gallery = split_gallery(checkpoint, _open_split(checkpoint, options, source))
@@ -75,15 +75,15 @@ def _index(options: argparse.Namespace) -> None:
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{len(gallery.names)} images, {len(gallery.captions)} captions, {size / 2**20:.1f} MiB: {out}")
     if not gallery.captions:
-        print("without captions there: a text finds its pictures, a photograph finds nothing in it")
+        print("this index has no captions, so only texts can be searched for")
 
 
 def _source(folder: str, layout: str | None) -> str:
-    """What detect_source says, or "pictures" for a folder of nothing it knows."""
+    """The source found by detect_source, or "pictures" for any other folder."""
     from bssan_lib.data import detect_source, fitting_layouts
 
     if layout or not Path(folder).is_dir() or any(Path(folder).glob("*_ims.npy*")):
-        return detect_source(folder, layout)  # raises where it should
+        return detect_source(folder, layout)  # raises its errors
     try:
         return detect_source(folder)
     except DataError:
@@ -111,7 +111,7 @@ def _open_split(checkpoint, options: argparse.Namespace, source: str):
 
 def _only(splits: list[str], folder: Path) -> str:
     if len(splits) != 1:
-        raise ConfigError(f"{folder}: holds the splits {', '.join(splits) or 'none'}; name one with --split")
+        raise ConfigError(f"{folder}: expected one split, found {', '.join(splits) or 'none'}; give one with --split")
     return splits[0]
 
 
@@ -128,25 +128,23 @@ def _search(options: argparse.Namespace) -> None:
     from bssan_lib.search.searcher import Searcher, check_counts
 
     check_counts(options.top, options.shortlist)
-    is_file = os.path.isfile(options.query)  # of any text, however long or odd, this is true or false
+    is_file = os.path.isfile(options.query)  # works for texts of any length
     if not is_file and _looks_like_a_picture(options.query):
-        raise DataError(
-            f"{shown(options.query)}: no such picture; a text is searched for where it does not end like a file's name"
-        )
+        raise DataError(f"{printable(options.query)}: no such file; a text query must not end like a file name")
     searcher = Searcher(options.index, options.checkpoint)
     if is_file:
-        from bssan_lib.evaluation.photograph import Camera
+        from bssan_lib.evaluation.photograph import FeatureExtractor
 
-        photograph = Camera(searcher.checkpoint).take(options.query)
+        photograph = FeatureExtractor(searcher.checkpoint).extract(options.query)
         found = searcher.find_captions(searcher.encode_photograph(photograph), options.top, options.shortlist)
     else:
         from bssan_lib.evaluation.photograph import unknown_words
 
         found = searcher.find_images(options.query, options.top, options.shortlist)
         if unknown := unknown_words(options.query, searcher.checkpoint.vocabulary):
-            print(f"not in the vocabulary, treated as <unk>: {shown(', '.join(unknown))}", file=sys.stderr)
+            print(f"not in the vocabulary, treated as <unk>: {printable(', '.join(unknown))}", file=sys.stderr)
     for rank, one in enumerate(found, start=1):
-        print(f"{rank:3d}  {one.score:.4f}  {shown(one.text)}")
+        print(f"{rank:3d}  {one.score:.4f}  {printable(one.text)}")
 
 
 def _looks_like_a_picture(query: str) -> bool:
@@ -155,8 +153,8 @@ def _looks_like_a_picture(query: str) -> bool:
     return len(query.split()) == 1 and os.path.splitext(query.strip())[1].lower() in Image.registered_extensions()
 
 
-def shown(text: str) -> str:
-    """A text that others made, without what would steer a terminal."""
+def printable(text: str) -> str:
+    """Text from outside with control characters replaced, because they could change the terminal."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -173,14 +171,14 @@ def _curve(options: argparse.Namespace) -> None:
 
     out = Path(options.out)
     if out.suffix.lower() != ".json":
-        raise ConfigError(f"--out {out}: expected a name that ends in .json; the figure is written beside it")
+        raise ConfigError(f"--out {out}: expected a name that ends in .json")
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
+        raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
     source = _source(options.data, options.layout)
     if source == "pictures":
-        raise DataError(f"{options.data}: recall needs captions, and none are there")
+        raise DataError(f"{options.data}: recall needs captions, but this folder has none")
     split = _open_split(checkpoint, options, source)
     curve = measure_curve(checkpoint, split, options.memory)
     write_json(out, curve)
@@ -196,4 +194,4 @@ def _curve(options: argparse.Namespace) -> None:
                 )
             ]
         )
-    print(f"written to {out}, the figure beside it")
+    print(f"written: {out}, with the figure beside it")

@@ -1,13 +1,13 @@
-"""Trains the variants of `ablations`, each with every seed, and keeps what was measured. Notebook 07.
+"""Trains the variants of `ablations`, each with every seed, measures them and stores the results. Notebook 07.
 
     records = run_all(run, chosen)              every variant with every seed; stored results are loaded
-    together = run_ensembles(run, chosen)       means of the scores of trained members
+    together = run_ensembles(run, chosen)       ensembles: averaged scores of trained members
 
-No epoch is chosen: the last one counts. Dev is measured, never test. Results are stored in
-checkpoints/ablations/<variant>-<seed>/ as metrics.json with its ranks, so a stopped notebook continues where it stopped.
+The last epoch counts; none is chosen. Variants are measured on dev, never on test. Results are stored in
+checkpoints/ablations/<variant>-<seed>/ as metrics.json with its ranks, so a stopped notebook can continue.
 
-Each training uses one thread, and as many of them run side by side as the machine has cores. Small matrices gain little
-from a second thread, and in this way the results do not depend on the number of cores.
+Each training uses one thread, and one training runs on each core of the machine. Small matrices gain little from a
+second thread, and the results do not depend on the number of cores.
 """
 
 import hashlib
@@ -38,32 +38,32 @@ from bssan_lib.evaluation.scoring import score_model
 from bssan_lib.files import write_json
 from bssan_lib.models.build import build_model
 from bssan_lib.models.checkpoint import load_checkpoint, save_checkpoint
-from bssan_lib.models.word_vectors import start_words
+from bssan_lib.models.word_vectors import init_word_vectors
 from bssan_lib.progress import tqdm
 from bssan_lib.runs import Run
 from bssan_lib.training.trainer import Trainer
 
-# Ensembles: name -> members as (variant, by how many places its seed is shifted in the list of seeds).
+# Ensembles: name -> members as (variant, shift of its seed in the list of seeds).
 ENSEMBLES = {
     "joint, two seeds": (("joint", 0), ("joint", 1)),
     "W2R alone + O2W alone": (("w2r", 0), ("o2w", 0)),
     "SCAN t-i + i-t, avg": (("scan-t2i-avg", 0), ("scan-i2t-avg", 0)),
     "SCAN t-i + i-t, LSE": (("scan-t2i-lse", 0), ("scan-i2t-lse", 0)),
 }
-MEMBERS = {key for members in ENSEMBLES.values() for key, _ in members}  # whose weights are kept
+MEMBERS = {key for members in ENSEMBLES.values() for key, _ in members}  # variants whose weights are saved
 
 
 def variant_folder(run: Run, key: str, seed: int) -> Path:
-    """Where a variant's result is stored."""
+    """The folder of a variant's result."""
     return run.checkpoints / "ablations" / f"{key}-{seed}"
 
 
 def run_variant(
     run: Run, variant: Variant, seed: int, train: PreparedSplit, dev: PreparedSplit, vocabulary: Vocabulary
 ) -> Record:
-    """Trains one variant with one seed and measures it on dev, or loads what an earlier call stored.
+    """Trains one variant with one seed and measures it on dev, or loads the stored result.
 
-    train, dev: of `variant_splits`. Continues from a saved state; a result of other settings or data is replaced.
+    train, dev: from `variant_splits`. A stopped training continues. A result of other settings or data is replaced.
     """
     settings, folder = variant_config(run.config, variant, seed), variant_folder(run, variant.key, seed)
     kept = {
@@ -94,10 +94,10 @@ def _digest_of(folder: Path) -> str | None:
 
 
 def _train(folder: Path, settings: Config, kept: dict, variant: Variant, train, dev, vocabulary: Vocabulary) -> None:
-    """Trains, measures, writes metrics.json; deletes what only a stopped training needs."""
+    """Trains, measures, writes metrics.json, and deletes the files for continuing."""
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, len(vocabulary), train.sizes["dimension"], train.boxes is not None)
-    start_words(model.embed, vocabulary, settings.training.word_vectors)
+    init_word_vectors(model.embed, vocabulary, settings.training.word_vectors)
     backbone = train.meta.get("backbone")
     trainer = Trainer(model, vocabulary, train, dev, settings.training, folder, settings.seed, backbone, progress=False)
     history = trainer.run()
@@ -123,12 +123,12 @@ def run_all(
 ) -> list[Record]:
     """Every variant with every seed, one record each, in that order.
 
-    seeds: those of the configuration by default. processes: how many trainings run side by side, by default one for each
-    core. Raises RunError if one of the processes was killed; what is finished is kept.
+    seeds: by default those of the configuration. processes: number of trainings at the same time, by default one for
+    each core. Raises RunError if a process was killed; finished results are kept.
     """
     seeds = list(seeds or run.config.ablation.seeds)
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"ablation.seeds: expected different seeds, got {seeds}: one given twice would count twice.")
+        raise ConfigError(f"ablation.seeds: expected different seeds, got {seeds}.")
     jobs = [(variant, seed) for variant in variants for seed in seeds]
     new = sum(not (variant_folder(run, one.key, seed) / "metrics.json").is_file() for one, seed in jobs)
     processes = min(processes or _side_by_side(), new)
@@ -142,14 +142,14 @@ def run_all(
 
 
 def _side_by_side() -> int:
-    """One process for each core, if 2 GiB of memory are available for each; one for a GPU."""
+    """The number of processes: one for each core with 2 GiB of available memory; one if there is a GPU."""
     if torch.cuda.is_available():
         return 1
     return max(1, min(psutil.cpu_count(logical=False) or 1, psutil.virtual_memory().available // 2**31))
 
 
 class _Trainings:
-    """Runs jobs of one run; keeps the data of the last one, since variants that follow each other often share them."""
+    """Runs jobs of one run. Keeps the data of the last job, because consecutive variants often share them."""
 
     def __init__(self, run: Run):
         self.run, self.vocabulary = run, Vocabulary.load(run.folder / "vocabulary.json")
@@ -175,11 +175,11 @@ def _one_by_one(run: Run, jobs: list[tuple[Variant, int]]) -> Iterator[tuple[int
         torch.set_num_threads(threads)
 
 
-_trainings: _Trainings | None = None  # of a process that `_in_processes` started
+_trainings: _Trainings | None = None  # in a process started by `_in_processes`
 
 
 def _start(run: Run) -> None:
-    """Prepares a started process; it ends when the process that started it ends, even by a kill."""
+    """Prepares a new process. It ends when its parent ends, even if the parent is killed."""
     global _trainings
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -199,7 +199,7 @@ def _train_job(variant: Variant, seed: int) -> Record:
 
 
 def _in_processes(run: Run, jobs: list[tuple[Variant, int]], processes: int) -> Iterator[tuple[int, Record]]:
-    """Records as they are finished. The processes are spawned, since a process that used threads or a GPU cannot fork."""
+    """Yields records as they finish. Processes are spawned, because forking after using threads or a GPU is unsafe."""
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start, (run,))
     try:
@@ -208,10 +208,10 @@ def _in_processes(run: Run, jobs: list[tuple[Variant, int]], processes: int) -> 
             yield places[future], future.result()
     except BrokenProcessPool:
         raise RunError(
-            "ablations: a process was killed, probably because memory ran out; what is finished is kept, so run the same "
-            "again, if need be with fewer processes (run_all(..., processes=1))"
+            "ablations: a process was killed, probably because memory ran out. Finished results are kept; run the same "
+            "again, if necessary with fewer processes: run_all(..., processes=1)"
         ) from None
-    except BaseException:  # an interrupt too: what runs is not waited for
+    except BaseException:  # also an interrupt: do not wait for running processes
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         raise
@@ -220,7 +220,7 @@ def _in_processes(run: Run, jobs: list[tuple[Variant, int]], processes: int) -> 
 
 
 def run_ensembles(run: Run, variants: Iterable[Variant], seeds: list[int] | None = None) -> list[Record]:
-    """The ensembles whose members are among the variants and were trained, one for each seed; scores are averaged."""
+    """Ensembles of trained variants, one for each seed. An ensemble with a missing member is left out."""
     seeds, known = list(seeds or run.config.ablation.seeds), {one.key: one for one in variants}
     train, dev = open_splits(run)
     records, splits = [], None

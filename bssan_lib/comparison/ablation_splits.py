@@ -1,4 +1,4 @@
-"""The data of ablations: fewer images, pooled regions, objects with or without windows. Notebook 07.
+"""The data of ablations: fewer images, pooled regions, windows or regions as objects. Notebook 07.
 
     train, dev = variant_splits(config, variant, *open_splits(run))
 
@@ -17,23 +17,23 @@ from bssan_lib.data.pooling import objects_are_regions, pool_regions, pool_windo
 from bssan_lib.runs import Run
 from bssan_lib.vision.whole import tuned_backbone
 
-ROWS = 64  # images that pass a backbone's last stage at once
+ROWS = 64  # images computed at once by a backbone's last stage
 
 
-def own_side(split: PreparedSplit) -> int | None:
-    """Cells a side of the split's square grid of regions; None where they are none, such as bottom-up regions."""
+def grid_side(split: PreparedSplit) -> int | None:
+    """Cells per side of the split's square grid of regions; None for other regions, such as bottom-up regions."""
     grid = (split.meta.get("backbone") or {}).get("grid")
     return grid[0] if grid and grid[0] == grid[1] and grid[0] ** 2 == split.regions.shape[1] else None
 
 
-def base_side(config: Config, split: PreparedSplit) -> int | None:
-    """Cells a side of the baseline's grid; None where the split has none."""
-    own = own_side(split)
-    return own and min(own, config.ablation.grid)
+def baseline_side(config: Config, split: PreparedSplit) -> int | None:
+    """Cells per side of the baseline's grid; None if the split has no grid."""
+    side = grid_side(split)
+    return side and min(side, config.ablation.grid)
 
 
 def first_images(split: PreparedSplit, count: int) -> PreparedSplit:
-    """The first `count` images of a split with their captions in order; without phrases, truths and further views."""
+    """The first `count` images of a split with their captions in order; without phrases, `satisfies` and views."""
     rows = np.flatnonzero(split.cap2im < count)
 
     def first(array):
@@ -56,12 +56,12 @@ def first_images(split: PreparedSplit, count: int) -> PreparedSplit:
 
 @torch.inference_mode()
 def frozen_map(split: PreparedSplit) -> PreparedSplit:
-    """A split of features before a backbone's last stage, after that stage without tuning.
+    """Applies the backbone's untuned last stage to a split of features before that stage.
 
     [N, K, D] -> [N, K, E] float16; objects that are windows become means of their cells, [N, M, E].
     """
     stage = tuned_backbone("stage", split.regions.shape[2])
-    assert stage is not None  # because "stage" was asked for
+    assert stage is not None  # because of "stage"
     stage.eval()
     regions, objects = [], []
     for start in range(0, len(split.regions), ROWS):
@@ -78,7 +78,7 @@ def frozen_map(split: PreparedSplit) -> PreparedSplit:
 
 
 def open_splits(run: Run) -> tuple[PreparedSplit, PreparedSplit]:
-    """As many images of train and of dev as any variant needs. A last stage that the run tunes has its first weights."""
+    """train and dev with as many images as any variant needs. A tuned last stage has its ImageNet weights."""
     small = run.config.ablation
     splits = [
         first_images(open_prepared(run.prepared, name), max(counts))
@@ -95,9 +95,9 @@ def open_splits(run: Run) -> tuple[PreparedSplit, PreparedSplit]:
 def variant_splits(
     config: Config, variant: Variant, train: PreparedSplit, dev: PreparedSplit
 ) -> tuple[PreparedSplit, PreparedSplit]:
-    """train and dev of `open_splits` for one variant: its images, its regions, its objects."""
+    """train and dev of `open_splits`, with the images, regions and objects of one variant."""
     small: AblationConfig = variant_config(config, variant, 0).ablation
-    side, own = base_side(config, train), own_side(train)
+    side, own = baseline_side(config, train), grid_side(train)
     grids = (variant.grids or (side,)) if side else None
     found = []
     for split, count in ((train, small.images), (dev, small.dev_images)):

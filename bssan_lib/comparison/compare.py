@@ -1,12 +1,12 @@
-"""Which method is better, by how much, and how sure is that? From stored evaluations to means, intervals, differences.
+"""Compares methods from stored evaluations: means, standard deviations, intervals, differences, verdicts.
 
     compare([read_record("runs/joint-1"), read_record("runs/joint-2"), read_record("runs/w2r-1"), ...])
 
-Two sources of doubt are kept apart. Another seed would have trained another model: the standard deviation over seeds
-(of the sample, n - 1) says how much that moves a number. Other queries would have been easier or harder: the bootstrap
-over images says that. For a difference of two methods both answer the queries of the same resampled images, so that
-hard images are hard for both (paired bootstrap; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, and for
-retrieval Sakai, SIGIR 2006, DOI 10.1145/1148170.1148261). Seeds are averaged within each sample.
+Two sources of uncertainty are reported separately. The standard deviation over seeds (of the sample, n - 1) shows the
+effect of another training. The bootstrap over images shows the effect of other queries. For the difference of two
+methods, both use the same resampled images, so that hard images are hard for both (paired bootstrap; Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993; for retrieval Sakai, SIGIR 2006, DOI 10.1145/1148170.1148261). Seeds
+are averaged within each sample.
 
 Letters: R records, S bootstrap samples, n seeds.
 """
@@ -22,12 +22,12 @@ from bssan_lib.evaluation.bootstrap import interval, resampled_recalls
 from bssan_lib.evaluation.records import Record, without_seed
 from bssan_lib.evaluation.retrieval import DIRECTIONS, MEASURES, RECALLS
 
-COMPARED = ("rsum", "i2t R@1", "t2i R@1")  # what a difference is given of
+COMPARED = ("rsum", "i2t R@1", "t2i R@1")  # measures for which differences are computed
 GALLERY = ("dataset", "split", "protocol", "n_images", "n_captions")
-# Settings that change nothing about what a model learns: two runs that differ here alone are the same method.
-NOT_THE_METHOD = ("seed", "name", "training.save_steps", "training.accumulation_steps")
-MOST_KEYS = 2  # a method's label names so many settings at most, else it is called as its run is
-FEW = 3  # seeds below which a mean says little of a method
+# Settings that do not define a method: two runs that differ only here belong to the same method.
+IGNORED_SETTINGS = ("seed", "name", "training.save_steps", "training.accumulation_steps")
+MAX_LABEL_KEYS = 2  # a method's label names at most so many settings; otherwise it is the name of its run
+FEW = 3  # with fewer seeds, a mean says little about a method
 
 
 def compare(
@@ -37,25 +37,24 @@ def compare(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """Methods beside each other, each with its seeds, and each against a reference.
+    """Compares methods, each over its seeds, with a reference method.
 
-    records: R evaluations of one gallery; those of one method are its seeds. names: of the methods, in the order in
-    which they first come. against: the method that the others are compared with, by default the first. samples, seed:
-    of the bootstrap over images.
+    records: R evaluations of one gallery; records of one method are its seeds. names: of the methods, in the order of
+    their first records. against: the reference method; None: the first. samples, seed: of the bootstrap over images.
 
-    Returns, as comparison.json has it:
+    Returns the content of comparison.json:
     {"gallery": {"dataset", "split", "protocol", "n_images", "n_captions"}, "bootstrap": {"samples", "seed"},
      "reference": name,
      "methods": [{"method", "kind": "single" or "ensemble", "members": models in each ensemble, "n", "seeds": [...],
-                  "mean": {"i2t R@1", ..., "rsum"}, "sd": the same keys or None where n is 1, "rsum_ci95": [low, high] or
+                  "mean": {"i2t R@1", ..., "rsum"}, "sd": the same keys, None if n is 1, "rsum_ci95": [low, high] or
                   None, "records": [{"name", "path", "seed", "commit", "recalls", "rsum"}]}],
      "differences": [{"method", "against", "rsum": {"difference", "ci95" or None, "verdict"}, "i2t R@1": ..., "t2i R@1":
                   ...}]}
     "verdict": see `verdicts.verdict`; None without an interval.
-    Raises DataError for records of different galleries and for one that is given twice, ConfigError for wrong names.
+    Raises DataError for records of different galleries and for records given twice, ConfigError for wrong names.
     """
     if not records:
-        raise ConfigError("Nothing to compare: expected at least one record.")
+        raise ConfigError("Expected at least one record to compare, got none.")
     if samples < 1:
         raise ConfigError(f"bootstrap: expected 1 sample or more, got {samples}.")
     for record in records[1:]:
@@ -63,7 +62,7 @@ def compare(
     groups = group_records(records, names)
     reference = against or next(iter(groups))
     if reference not in groups:
-        raise ConfigError(f"--against {reference}: no such method; there are {', '.join(groups)}.")
+        raise ConfigError(f"--against {reference}: expected one of the methods {', '.join(groups)}.")
     ranks = {id(record): record.ranks for record in records if record.ranks is not None}
     drawn = dict(zip(ranks, resampled_recalls(list(ranks.values()), samples, seed) if ranks else ()))
     resampled = {
@@ -87,7 +86,7 @@ def compare(
 
 
 def check_same_gallery(first: Record, other: Record) -> None:
-    """Raises DataError, naming both and what differs, unless two records ranked the same images and captions."""
+    """Raises DataError, with the differences, unless two records ranked the same images and captions."""
     lines = [
         f"{key.replace('n_', '')} {first.metrics[key]} and {other.metrics[key]}"
         for key in GALLERY
@@ -95,22 +94,23 @@ def check_same_gallery(first: Record, other: Record) -> None:
     ]
     ours, theirs = first.gallery or {}, other.gallery or {}
     lines += [
-        f"the {what} themselves or their order"
+        f"{what} (other ones, or in another order)"
         for what in ("captions", "images")
         if None not in (ours.get(f"{what}_sha256"), theirs.get(f"{what}_sha256"))
         and ours[f"{what}_sha256"] != theirs[f"{what}_sha256"]
     ]
     if lines:
         raise DataError(
-            f"{_where(first)} and {_where(other)} cannot be compared. They differ in: {'; '.join(lines)}. "
-            "Measure both on the same data, split and protocol with `bssan evaluate --out`."
+            f"{_where(first)} and {_where(other)} cannot be compared, because they differ in: {'; '.join(lines)}. "
+            "Evaluate both on the same data, split and protocol with `bssan evaluate --out`."
         )
 
 
 def group_records(records: list[Record], names: list[str] | None = None) -> dict[str, list[Record]]:
-    """{method: its seeds}. Records that differ in the seed alone are of one method; an ensemble is never of a single's.
+    """{method: its records}. Records that differ only in the seed belong to one method.
 
-    A record's own `method` decides where it has one. names: instead of the labels found here, one for each method.
+    If a record has a `method`, that decides. A method is either single models or ensembles. names: labels for the
+    methods; None: chosen here.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -148,12 +148,12 @@ def _key(record: Record) -> str:
 
 
 def _settings(settings: dict) -> dict:
-    """The settings that make a method, under their names of today; how it is measured is checked by itself."""
+    """The settings that define a method, with current names. Settings of the evaluation are compared elsewhere."""
     today = flatten(Config()) | dict(rename_old(key, value) for key, value in settings.items())
     return {
         key: value
         for key, value in today.items()
-        if key not in NOT_THE_METHOD and not key.startswith(("evaluation.", "ablation."))
+        if key not in IGNORED_SETTINGS and not key.startswith(("evaluation.", "ablation."))
     }
 
 
@@ -166,16 +166,16 @@ def _refuse_twice(group: list[Record]) -> None:
         for key in same:
             if key in seen:
                 raise DataError(
-                    f"{_where(seen[key])} and {_where(record)} are the same method with the same "
-                    f"{key[0]} ({key[1]}): it would count twice. Leave one out, or name them apart: NAME=RUN."
+                    f"{_where(seen[key])} and {_where(record)} belong to the same method and have the same "
+                    f"{key[0]} ({key[1]}). Leave one out, or give them different names: NAME=RUN."
                 )
             seen[key] = record
 
 
 def _labels(groups: list[list[Record]]) -> list[str]:
-    """What each method is called: its given name, what its settings differ in, or its run's name without the seed."""
+    """The label of each method: its given name, the settings that differ, or the name of its run without the seed."""
     if any(len({bool(one.members) for one in group}) > 1 for group in groups):
-        raise ConfigError("A name stands for single models or for ensembles, not for both: name them apart.")
+        raise ConfigError("Single models and ensembles have the same name. Give them different names: NAME=RUN.")
     own = [group[0].method or without_seed(group[0].name, group[0].seed) for group in groups]
     known = [
         None if group[0].method or group[0].members or group[0].settings is None else _settings(group[0].settings)
@@ -192,10 +192,10 @@ def _labels(groups: list[list[Record]]) -> list[str]:
         for number, settings in enumerate(known):
             if settings is None:
                 continue
-            # A few keys name everything; where there are more, as in an ablation, each says how it differs from the first.
-            few = len(differing) <= MOST_KEYS
+            # A label names all differing keys if they are few; else, as in ablations, those that differ from the first.
+            few = len(differing) <= MAX_LABEL_KEYS
             keys = differing if few else [key for key in differing if settings.get(key) != alike[0].get(key)]
-            if 0 < len(keys) <= MOST_KEYS:
+            if 0 < len(keys) <= MAX_LABEL_KEYS:
                 labels[number] = ", ".join(f"{key}={json.dumps(settings.get(key)).strip(chr(34))}" for key in keys)
     return [
         label if labels.count(label) == 1 else f"{label} ({labels[:number].count(label) + 1})"
@@ -204,10 +204,10 @@ def _labels(groups: list[list[Record]]) -> list[str]:
 
 
 def _method(name: str, group: list[Record], resampled: dict | None) -> dict:
-    """A method's row. resampled: {measure: [S]}, the mean of its seeds, or None where ranks are missing."""
+    """A method's row. resampled: {measure: [S]}, the mean over its seeds, or None if ranks are missing."""
     recalls = [_recalls(record.metrics) for record in group]
     span = interval(resampled["rsum"]) if resampled else None
-    if span is None and len(group) == 1:  # an evaluation without ranks may still have its own interval
+    if span is None and len(group) == 1:  # an evaluation without ranks may have its own interval
         span = group[0].metrics.get("ci95", {}).get("rsum")
     return {
         "method": name,
@@ -238,19 +238,19 @@ def _recalls(metrics: dict) -> dict[str, float]:
 
 
 def _with_rsum(recalls: np.ndarray) -> dict[str, np.ndarray]:
-    """recalls: [S, 6] -> {measure: [S]}, rsum among them."""
+    """recalls: [S, 6] -> {measure: [S]}, including rsum."""
     return {**dict(zip(MEASURES, recalls.T)), "rsum": recalls.sum(1)}
 
 
-def _difference(comparison: dict, resampled: dict, ours: str, theirs: str) -> dict:
+def _difference(comparison: dict, resampled: dict, name: str, reference: str) -> dict:
     means, found = {method["method"]: method["mean"] for method in comparison["methods"]}, {}
     for measure in COMPARED:
-        difference = means[ours][measure] - means[theirs][measure]
+        difference = means[name][measure] - means[reference][measure]
         span = judged = None
-        if ours in resampled and theirs in resampled:
-            # Rounded, so that a mean of the same numbers in another order is no difference.
-            span = [round(bound, 9) for bound in interval(resampled[ours][measure] - resampled[theirs][measure])]
-            judged = verdict(difference, span, seed_error(comparison, ours, theirs, measure))
+        if name in resampled and reference in resampled:
+            # Rounded, so that the order of summation makes no difference.
+            span = [round(bound, 9) for bound in interval(resampled[name][measure] - resampled[reference][measure])]
+            judged = verdict(difference, span, seed_error(comparison, name, reference, measure))
         found[measure] = {"difference": difference, "ci95": span, "verdict": judged}
     return found
 

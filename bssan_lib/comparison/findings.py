@@ -1,9 +1,9 @@
-"""Differences of a comparison with their verdicts, and p values for many differences at once. Notebook 07.
+"""Differences of a comparison with verdicts and p values for many differences at once. Notebook 07.
 
     findings(compare(records))       a row for each difference, with its verdict
 
-The verdict is the rule of `verdicts`. For p, the variance over images (from the interval) and the variance over seeds are
-added (a normal approximation), and Holm's procedure corrects p for the number of questions
+`verdicts` defines the verdict. For p, the variances over images (from the interval) and over seeds are added (a normal
+approximation). Holm's procedure corrects p for the number of differences
 (Holm, Scandinavian Journal of Statistics 6, 1979).
 
 Letters: R methods, n seeds, m differences.
@@ -23,14 +23,14 @@ from bssan_lib.evaluation.records import Record, read_record, without_seed
 
 
 def p_value(difference: float, ci95: list[float], error: float | None) -> float:
-    """Two-sided p of no difference. The variances over images (from the interval's width) and over seeds are added."""
+    """Two-sided p value of no difference. ci95: over images. error: standard error by seeds, or None."""
     by_images = (ci95[1] - ci95[0]) / (2 * NORMAL)
     error_of_both = math.hypot(by_images, error or 0.0)
     return math.erfc(abs(difference) / error_of_both / math.sqrt(2)) if error_of_both else float(difference == 0)
 
 
 def holm(values: list[float]) -> list[float]:
-    """p of m questions, corrected by Holm: the smallest times m, the next times m - 1, ...; never below the one before."""
+    """m p values corrected by Holm: the smallest times m, the next times m - 1, ..., never below the previous one."""
     order, corrected, highest = np.argsort(values, kind="stable"), [0.0] * len(values), 0.0
     for place, index in enumerate(order):
         highest = max(highest, min(1.0, (len(values) - place) * values[index]))
@@ -39,16 +39,16 @@ def holm(values: list[float]) -> list[float]:
 
 
 def findings(comparison: dict) -> pd.DataFrame:
-    """A row for each difference of `compare`, of rsum: "difference", "low", "high", "seeds", "verdict", "p", "holm".
+    """A row for each rsum difference of `compare`: "difference", "low", "high", "seeds", "verdict", "p", "holm".
 
-    "seeds" is 1.96 standard errors by seeds. Raises DataError where the records have no ranks, and so no paired interval.
+    "seeds" is 1.96 standard errors by seeds. Raises DataError without ranks, which paired intervals need.
     """
     rows = {}
     for row in comparison["differences"]:
         one = row["rsum"]
         if one["ci95"] is None:
             raise DataError(
-                f"{row['method']}: no paired interval, because some records have no ranks. Measure again with "
+                f"{row['method']}: no paired interval, because some records have no ranks. Evaluate again with "
                 "`bssan evaluate --out`."
             )
         error = seed_error(comparison, row["method"], row["against"])
@@ -65,7 +65,10 @@ def findings(comparison: dict) -> pd.DataFrame:
 
 
 def results_table(comparison: dict, groups: dict[str, str], kind: str = "single") -> pd.DataFrame:
-    """Methods and their differences in one table, a block for each group. groups: {method: group}, in the order of rows."""
+    """Methods and their differences in one table, with a block per group.
+
+    groups: {method: group}, in the order of rows.
+    """
     table, differences = methods_table(comparison, kind), differences_table(comparison)
     verdicts = findings(comparison)["verdict"]
     order = [name for name in groups if name in table.index]
@@ -78,13 +81,13 @@ def results_table(comparison: dict, groups: dict[str, str], kind: str = "single"
 
 
 def read_records(folder: Path | str) -> list[Record]:
-    """The records of all FOLDER/*/metrics.json, named by their folders without the seed; an empty list where there are none."""
+    """The records of all FOLDER/*/metrics.json, with the name of the folder without the seed as their method."""
     paths = sorted(Path(folder).glob("*/metrics.json"))
     return [read_record(path.parent, without_seed(path.parent.name, None)) for path in paths]
 
 
 def compare_by_gallery(records: list[Record], reference: str = "joint") -> list[dict]:
-    """One comparison for each gallery, the largest first, against the method `reference` where it is there."""
+    """One comparison for each gallery, the largest first. reference: the method to compare with, if it exists."""
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         gallery = record.gallery or {}
@@ -101,19 +104,20 @@ def compare_by_gallery(records: list[Record], reference: str = "joint") -> list[
 
 
 def describe_finding(name: str, row: pd.Series, reference: str, images: int) -> str:
-    """One row of `findings` as a sentence about the reference: its verdict and the reason. images: N of the gallery."""
+    """One row of `findings` as a sentence about the reference, with the reason. images: N of the gallery."""
     lead, half_width = -row["difference"], (row["high"] - row["low"]) / 2
     numbers = f"{signed(lead)} rsum, 95% {signed(-row['high'])} to {signed(-row['low'])}"
     if row["low"] == row["high"] == 0:
-        return f"{reference} and {name} rank alike: **no difference** in any sample."
+        return f"{reference} and {name} have equal ranks: **no difference** in any sample."
     if row["verdict"] == WITHIN_NOISE:
         return (
-            f"The difference of {reference} and {name} is **within noise** ({numbers}): the interval includes zero; with "
-            f"{images} images it extends {half_width:.1f} to either side."
+            f"The difference of {reference} and {name} is **within noise** ({numbers}): the interval includes zero; "
+            f"with {images} images it extends {half_width:.1f} to either side."
         )
     text = f"{reference} is **{'ahead of' if lead > 0 else 'behind'}** {name} ({numbers})"
     if row["verdict"].endswith(WITHIN_SEEDS):
-        return f"{text} on these images, but **within the seeds' spread**: other seeds change it by up to {row['seeds']:.1f}."
+        change = f"{row['seeds']:.1f}"
+        return f"{text} on these images, but **within the seeds' spread**: other seeds change it by up to {change}."
     if row["verdict"].endswith(ONE_SEED):
         return f"{text} for these two trained models; with one seed each, the effect of another seed is unknown."
-    return f"{text}: the interval excludes zero, and the difference is larger than that of other seeds ({row['seeds']:.1f})."
+    return f"{text}: the interval excludes zero, and other seeds change the difference by less ({row['seeds']:.1f})."

@@ -1,7 +1,7 @@
-"""A comparison as tables: for a notebook, a terminal, a Markdown page and a LaTeX paper. `compare` computes the numbers.
+"""A comparison of `compare` as tables for a notebook, a terminal, a Markdown page or a LaTeX paper.
 
-Each table's head states what was measured: data set, split, protocol, size of the gallery, single models or ensembles, and
-over how many seeds. Single models and ensembles never share a table.
+The head of each table states data set, split, protocol, size of the gallery, single models or ensembles, and number of
+seeds. Single models and ensembles have separate tables.
 """
 
 import json
@@ -37,13 +37,13 @@ TITLES = {"rsum": "rsum", "i2t R@1": "image to text R@1", "t2i R@1": "text to im
 
 
 def kinds_of(comparison: dict) -> list[str]:
-    """ "single" and "ensemble", those that occur."""
+    """The kinds of methods that occur, of "single" and "ensemble"."""
     found = {method["kind"] for method in comparison["methods"]}
     return [kind for kind in ("single", "ensemble") if kind in found]
 
 
 def table_head(comparison: dict, kind: str) -> str:
-    """What a table of "single" models or of each "ensemble" was measured on."""
+    """The head of a table. kind: "single" or "ensemble"."""
     gallery, rows = comparison["gallery"], [one for one in comparison["methods"] if one["kind"] == kind]
     counts = sorted({method["n"] for method in rows})
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -58,7 +58,10 @@ def table_head(comparison: dict, kind: str) -> str:
 
 
 def methods_table(comparison: dict, kind: str = "single") -> pd.DataFrame:
-    """A row for each method: seeds (or models in an ensemble), each recall and rsum as "28.3 \u00b1 0.4", the interval of rsum."""
+    """A row per method: seeds (or models in an ensemble), recalls, rsum and its interval.
+
+    Means have their standard deviation: "28.3 \u00b1 0.4".
+    """
     rows = {}
     for method in comparison["methods"]:
         if method["kind"] == kind:
@@ -73,7 +76,7 @@ def methods_table(comparison: dict, kind: str = "single") -> pd.DataFrame:
 
 
 def differences_table(comparison: dict) -> pd.DataFrame:
-    """A row for each method: its difference to the reference in rsum and R@1 both ways with interval, and the verdict on rsum."""
+    """A row per method: its differences to the reference in rsum and both R@1, and the verdict on rsum."""
     rows = {}
     for row in comparison["differences"]:
         numbers = {
@@ -84,7 +87,7 @@ def differences_table(comparison: dict) -> pd.DataFrame:
 
 
 def sentences(comparison: dict) -> list[str]:
-    """Each difference as a sentence, then the limits of the numbers."""
+    """Each difference as a sentence, then remarks on few seeds and different commits."""
     kinds = {method["method"]: method["kind"] for method in comparison["methods"]}
     lines = []
     for row in comparison["differences"]:
@@ -109,25 +112,28 @@ def sentences(comparison: dict) -> list[str]:
     ]
     if few:
         lines.append(
-            f"Fewer than {FEW} seeds, so these results describe the trained models and hardly the methods: {', '.join(few)}."
+            f"Fewer than {FEW} seeds, so these numbers describe the trained models rather than the methods: "
+            f"{', '.join(few)}."
         )
     commits = {one["commit"] for method in comparison["methods"] for one in method["records"] if one["commit"]}
     if len(commits) > 1:
-        lines.append(f"The runs are of {len(commits)} commits: {', '.join(sorted(one[:12] for one in commits))}.")
+        lines.append(
+            f"The runs were made with {len(commits)} commits: {', '.join(sorted(one[:12] for one in commits))}."
+        )
     return lines
 
 
 def intervals_note(comparison: dict) -> str:
-    """What the intervals mean."""
+    """A note on the meaning of the intervals."""
     return (
-        f"Intervals: 95%, bootstrap over images, {comparison['bootstrap']['samples']} samples; seeds averaged in each "
-        "sample; both methods of a difference under the same resampled images. They show the effect of other queries; "
-        "the standard deviation over seeds shows the effect of another training."
+        f"Intervals: 95%, bootstrap over images, {comparison['bootstrap']['samples']} samples; seeds are averaged in "
+        "each sample; differences are paired. Intervals show the effect of other queries; the standard deviation over "
+        "seeds shows the effect of another training."
     )
 
 
 def format_comparison(comparison: dict) -> str:
-    """For a terminal."""
+    """The comparison as text for a terminal."""
     parts = []
     for kind in kinds_of(comparison):
         parts += [table_head(comparison, kind), methods_table(comparison, kind).to_string(), ""]
@@ -141,7 +147,7 @@ def format_comparison(comparison: dict) -> str:
 
 
 def markdown(comparison: dict) -> str:
-    """A page of tables."""
+    """The comparison as a Markdown page."""
     parts = []
     for kind in kinds_of(comparison):
         parts += [f"**{_cell(table_head(comparison, kind))}**", _pipes(methods_table(comparison, kind))]
@@ -163,19 +169,19 @@ def _pipes(table: pd.DataFrame) -> str:
 
 
 def _cell(text: object) -> str:
-    """Text on one line, with the characters escaped that Markdown would interpret."""
+    """Text on one line, with escaped Markdown characters."""
     text = " ".join(str(text).split())
     return "".join(f"\\{letter}" if letter in "\\`*_|[]<>$#~" else letter for letter in text)
 
 
 def latex(comparison: dict) -> str:
-    """A table for a paper that has \\usepackage{booktabs}: methods in blocks, differences below, heads in the caption."""
+    """A LaTeX table that needs \\usepackage{booktabs}: methods in blocks, differences below, heads in the caption."""
     columns = len(MEASURES) + 4
     lines = [r"% needs \usepackage{booktabs}; written by bssan compare, every number from stored evaluations"]
     heads = [table_head(comparison, kind) for kind in kinds_of(comparison)]
     names = " ".join([*(method["method"] for method in comparison["methods"]), *heads])
     if any(ord(letter) > 0x24F and letter not in LATEX for letter in names):
-        lines.append("% Names hold letters that pdfLaTeX lacks: use XeLaTeX or LuaLaTeX with a font that has them.")
+        lines.append("% Names contain letters that pdfLaTeX lacks: use XeLaTeX or LuaLaTeX with a font that has them.")
     caption = [*heads, intervals_note(comparison)]
     lines += [
         r"\begin{table*}",
@@ -218,7 +224,7 @@ def _rows(table: pd.DataFrame) -> list[str]:
 
 
 def tex(text: object) -> str:
-    """Text with every letter that LaTeX would interpret as a command escaped, on one line."""
+    """Text on one line, with escaped LaTeX characters."""
     text = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in str(text))
     return "".join(LATEX.get(letter, letter) for letter in text).replace("\u00d7", r"$\times$")
 
@@ -228,7 +234,7 @@ def _with_sd(mean: float, sd: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """+3.1 or \u22122.0, and +0.0 for what rounds to zero."""
+    """A number with sign and one decimal: +3.1, \u22122.0, and +0.0 for zero."""
     return f"{round(value, 1) + 0.0:+.1f}".replace("-", "\u2212")
 
 
@@ -238,7 +244,7 @@ def _span(span: list[float] | None, form: str) -> str:
 
 
 def write_comparison(comparison: dict, folder: Path, title: str = "", width: str | float = "two") -> list[Path]:
-    """Writes table.md, table.tex, comparison.json and the figure into a folder, which is made. Returns the paths."""
+    """Writes table.md, table.tex, comparison.json and the figure into a folder. Returns the paths. Raises RunError."""
     from bssan_lib.evaluation.metrics import json_values
     from bssan_lib.files import write_text
     from bssan_lib.viz import column_width, run_dots, save_figure
@@ -257,11 +263,11 @@ def write_comparison(comparison: dict, folder: Path, title: str = "", width: str
             write_text(folder / name, text)
     except OSError as error:
         raise RunError(
-            f"{folder}: the comparison cannot be written ({error.strerror or error}). Choose a place that can "
-            "be written and has room."
+            f"{folder}: the comparison cannot be written ({error.strerror or error}). Free some space or "
+            "choose another folder."
         ) from error
     note = {kind: table_head(comparison, kind) for kind in kinds_of(comparison)} | {
-        "marks": "a ring is a seed, the dot their mean; squares are ensembles",
+        "marks": "ring: one seed; dot: mean over seeds; square: ensemble",
         "intervals": intervals_note(comparison),
     }
     return [*(folder / name for name in texts), *save_figure(figure, folder / "rsum", note=note)]

@@ -1,6 +1,6 @@
-"""The variants of a baseline, as data: each has one change. Notebook 07.
+"""The variants of the baseline, each with one change. Notebook 07.
 
-To add one, add it to the list of its group below.
+To add a variant, add it to the list of its group.
 """
 
 from dataclasses import dataclass, field
@@ -10,16 +10,17 @@ from bssan_lib.models.build import BSSAN_ONLY
 
 BASELINE = "joint"
 OTHER_SEEDS = 1000  # added to the seeds of the second baseline
-DEV_IMAGES = 10  # that the trainer scores after each epoch; nothing is chosen by them
+DEV_IMAGES = 10  # scored by the trainer after each epoch; they choose nothing
 
 
 @dataclass(frozen=True)
 class Variant:
     """The baseline with one change.
 
-    key: of its folders. name: in tables. why: the question that it answers. change: dotted keys of the configuration.
-    grids: sides of the pooled grids of its regions; None: that of the baseline. windows: False: its regions are its
-    objects. seed_shift: added to every seed. against: the name of the variant that it is compared with.
+    key: for folders. name, group: in tables. why: the question that it answers. change: dotted keys of the
+    configuration. grids: sides of the pooled grids of its regions; None: that of the baseline. windows: whether objects
+    are windows; False: they are the regions. seed_shift: added to every seed. against: name of the variant to compare
+    with.
     """
 
     key: str
@@ -34,7 +35,7 @@ class Variant:
 
 
 def baseline(config: Config) -> Config:
-    """The configuration that each variant changes: the joint model of the run with the sizes of `config.ablation`."""
+    """The configuration of the baseline: the joint model of the run with the sizes of `config.ablation`."""
     small = config.ablation
     return override(
         config,
@@ -60,12 +61,15 @@ def baseline(config: Config) -> Config:
 
 
 def variant_config(config: Config, variant: Variant, seed: int) -> Config:
-    """The whole configuration that a variant is trained with."""
+    """The configuration of a variant."""
     return override(baseline(config), {**variant.change, "seed": seed + variant.seed_shift})
 
 
-def list_variants(config: Config, side: int | None, own: int | None) -> list[Variant]:
-    """All variants, also those that cannot run. side: of the baseline's grid, own: of the data's; None without one."""
+def list_variants(config: Config, side: int | None, data_side: int | None) -> list[Variant]:
+    """All variants, also those that cannot run.
+
+    side: of the baseline's grid. data_side: of the data's grid, or None.
+    """
     small = config.ablation
     return [
         Variant(BASELINE, BASELINE, "baseline", "Both directions: the baseline of all others."),
@@ -73,7 +77,7 @@ def list_variants(config: Config, side: int | None, own: int | None) -> list[Var
             *("again", "joint, other seeds", "baseline", "How large are differences by chance?"), seed_shift=OTHER_SEEDS
         ),
         *_attention(),
-        *_regions(side or small.grid, own),
+        *_regions(side or small.grid, data_side),
         *_training(small),
         *_words(),
         *_sizes(small.joint_size, baseline(config).model.global_size),
@@ -97,20 +101,22 @@ def _attention() -> list[Variant]:
         Variant("temperature-learned", "temperatures learned", "affinity", sharpen, {"model.learn_temperature": True}),
         Variant("temperature-fixed", "temperatures fixed", "affinity", sharpen, {"model.learn_temperature": False}),
         Variant("gate-learned", "gate learned", "gate", "One learned number for all pairs.", {"model.gate": "learned"}),
-        Variant("gate-half", "gate fixed at one half", "gate", "Is there anything to learn?", {"model.gate": "half"}),
+        Variant(
+            "gate-half", "gate fixed at one half", "gate", "Does the gate have to be learned?", {"model.gate": "half"}
+        ),
         Variant("gate-pair", "gate of each pair", "gate", "Does each pair need its own gate?", {"model.gate": "pair"}),
     ]
 
 
-def _regions(side: int, own: int | None) -> list[Variant]:
-    """Grids, pyramids, objects and places."""
-    # About 0.7 and 0.4 times the side: 7 cells a side become 5 and 3, 5 become 3 and 2.
+def _regions(side: int, data_side: int | None) -> list[Variant]:
+    """Grids, pyramids, objects and boxes."""
+    # About 0.7 and 0.4 times the side: 7 cells per side become 5 and 3, 5 become 3 and 2.
     middle, coarse = max(1, round(0.69 * side)), max(1, round(0.4 * side))
     pyramid = tuple(dict.fromkeys((side, coarse, 1)))
     cells, place = "How coarse may cells be?", "Does the position of a region help?"
-    name = f"regions {own} \u00d7 {own}" if own else "regions of the whole grid"
+    name = f"regions {data_side} \u00d7 {data_side}" if data_side else "regions of the whole grid"
     return [
-        Variant("grid-own", name, "regions", "All cells of the backbone.", grids=(own or 0,)),
+        Variant("grid-own", name, "regions", "All cells of the backbone.", grids=(data_side or 0,)),
         Variant("grid-base", f"regions {side} \u00d7 {side}", "regions", "The baseline's cells.", grids=(side,)),
         Variant("grid-middle", f"regions {middle} \u00d7 {middle}", "regions", cells, grids=(middle,)),
         Variant("grid-coarse", f"regions {coarse} \u00d7 {coarse}", "regions", cells, grids=(coarse,)),
@@ -122,7 +128,7 @@ def _regions(side: int, own: int | None) -> list[Variant]:
             *("objects-grid", "objects are the regions", "regions", "Are windows better objects than cells?"),
             windows=False,
         ),
-        Variant("place-with", "regions know their place", "regions", place, {"model.place": True}),
+        Variant("place-with", "regions with place", "regions", place, {"model.place": True}),
         Variant("place-without", "regions without place", "regions", place, {"model.place": False}),
     ]
 
@@ -148,7 +154,7 @@ def _training(small: AblationConfig) -> list[Variant]:
 def _words() -> list[Variant]:
     """Encoders, word dropout and word vectors."""
     return [
-        Variant("bilstm", "BiLSTM", "words", "Both directions of reading.", {"model.encoder": "bilstm"}),
+        Variant("bilstm", "BiLSTM", "words", "Both directions of the text.", {"model.encoder": "bilstm"}),
         Variant("lstm", "LSTM, one way", "words", "Does a word need the words after it?", {"model.encoder": "lstm"}),
         Variant("bigru", "BiGRU", "words", "Fewer gates, fewer parameters.", {"model.encoder": "bigru"}),
         Variant("gru", "GRU, one way", "words", "Fewer gates, and one way.", {"model.encoder": "gru"}),
@@ -163,7 +169,7 @@ def _words() -> list[Variant]:
 
 def _sizes(d: int, global_size: int) -> list[Variant]:
     """Joint size d and global vectors."""
-    size, none = "Is d large enough?", "Not a part of S; only the clipping of gradients is shared."
+    size, none = "Is d large enough?", "Not a part of S; they only share the clipping of gradients."
     in_score = {"model.global_term": True, "model.global_size": global_size or 128}
     return [
         Variant("half-size", f"joint size {d // 2}", "size", size, {"model.joint_size": max(1, d // 2)}),
@@ -174,9 +180,9 @@ def _sizes(d: int, global_size: int) -> list[Variant]:
 
 
 def _peers() -> list[Variant]:
-    """Published methods with the loss of the baseline, and with their own."""
+    """Published methods with the loss of the baseline, and with their published loss."""
     plain = {f"model.{name}": getattr(ModelConfig(), name) for name in BSSAN_ONLY} | {"model.place": False}
-    peers = [("vsepp", "VSE++", "vse++", "avg", "One vector an image, one a caption: is attention needed?")]
+    peers = [("vsepp", "VSE++", "vse++", "avg", "One vector per image and per caption: is attention needed?")]
     for way, question in (
         ("t2i", "Words attend to regions: one direction, with SCAN's softmax."),
         ("i2t", "Regions attend to words: the other direction."),
@@ -196,7 +202,7 @@ def _peers() -> list[Variant]:
 
 
 def _readings(small: AblationConfig) -> list[Variant]:
-    """Reading (b) and its own baseline: few images, since it is slow."""
+    """Reading (b), which is slow, and its baseline, with few images."""
     few = {
         "ablation.images": small.slow_images,
         "ablation.dev_images": small.slow_dev_images,

@@ -1,13 +1,13 @@
-"""Is a difference of two methods larger than noise? The one rule of `bssan compare` and of notebook 07.
+"""The rule of `bssan compare` and notebook 07: is a difference of two methods larger than noise?
 
-Of two methods that answered the same queries and were trained with several seeds we know
+For two methods with the same queries and several seeds we know
 
     d            the difference of their means
     ci95         its 95% interval over images (paired bootstrap, seeds averaged)
     s            the standard deviation over seeds
 
-By seeds alone, a difference of means of n seeds each has the standard error s sqrt(1/n + 1/n). A method is "ahead" or
-"behind" only where the interval excludes zero and d is larger than 1.96 such errors.
+The standard error by seeds of a difference between means of n seeds each is s sqrt(1/n + 1/n). A method is "ahead" or
+"behind" only if the interval excludes zero and d is larger than 1.96 of these standard errors.
 """
 
 import math
@@ -21,12 +21,11 @@ ONE_SEED = "of one seed"
 
 
 def seed_spread(comparison: dict, measure: str = "rsum") -> float | None:
-    """The standard deviation of a measure over seeds, pooled over all methods; None where each has one seed.
+    """The standard deviation of a measure over seeds, pooled over all methods; None if each has one seed.
 
-    A few seeds give a poor estimate for one method; all methods together give a good one. We take the median of their
-    variances, because one collapsed training would dominate a mean, and divide it by the share of the true variance
-    at which the median of a sample's variance lies, (1 - 2 / 9(n - 1))^3: 0.70 for three seeds (Wilson and Hilferty,
-    PNAS 17, 1931).
+    A few seeds give a poor estimate for one method, but a good one for all methods together. We take the median of the
+    variances, because one collapsed training would dominate their mean. The median of a sample variance is the true
+    variance times (1 - 2 / 9(n - 1))^3, 0.70 for three seeds (Wilson and Hilferty, PNAS 17, 1931), so we divide by it.
     """
     variances = [
         one["sd"][measure] ** 2 / (1 - 2 / (9 * (one["n"] - 1))) ** 3 for one in comparison["methods"] if one["sd"]
@@ -34,15 +33,15 @@ def seed_spread(comparison: dict, measure: str = "rsum") -> float | None:
     return math.sqrt(np.median(variances)) if variances else None
 
 
-def seed_error(comparison: dict, ours: str, theirs: str, measure: str = "rsum") -> float | None:
-    """Standard error of a difference of two means by seeds alone, from the pooled spread or that of these two, if larger.
+def seed_error(comparison: dict, method: str, reference: str, measure: str = "rsum") -> float | None:
+    """Standard error by seeds of a difference of two means, from the larger of the pooled spread and that of these two.
 
-    None where no method has two seeds.
+    None if no method has two seeds.
     """
     pooled = seed_spread(comparison, measure)
     if pooled is None:
         return None
-    two = [one for one in comparison["methods"] if one["method"] in (ours, theirs)]
+    two = [one for one in comparison["methods"] if one["method"] in (method, reference)]
     own = [one["sd"][measure] ** 2 for one in two if one["sd"]]
     spread = max(pooled, math.sqrt(sum(own) / len(own)) if own else 0.0)
     return spread * math.sqrt(sum(1 / one["n"] for one in two))

@@ -1,1 +1,1 @@
-"""Scores, recalls, phrase grounding, faithfulness, and records of results. Notebook 05."""
+"""Scores, recalls, phrase grounding, faithfulness, and stored results. Notebook 05."""

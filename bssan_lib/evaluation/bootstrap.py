@@ -1,6 +1,6 @@
 """Bootstrap over images: intervals of one evaluation, and paired samples of several. Notebook 05.
 
-Images are drawn with replacement, since the queries of one image are not independent of each other.
+Whole images are drawn with replacement, because the queries of one image are not independent of each other.
 
 Letters: N images, Q queries, S bootstrap samples, E evaluations.
 """
@@ -12,12 +12,12 @@ from bssan_lib.evaluation.retrieval import CHUNK, DIRECTIONS, MEASURES, RECALLS,
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """values: [S] of a metric over bootstrap samples -> [2.5%, 97.5%]."""
+    """The 95% interval [2.5%, 97.5%] of a metric. values: [S], over bootstrap samples."""
     return [float(bound) for bound in np.percentile(values, [2.5, 97.5])]
 
 
 def resampled_counts(n: int, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of n items is drawn in each sample of n with replacement. Returns [S, n] integers."""
+    """How often each of n items is drawn, for samples of n items with replacement. Returns [S, n] integers."""
     drawn = rng.integers(0, n, (samples, n)) + n * np.arange(samples)[:, None]
     return np.bincount(drawn.ravel(), minlength=samples * n).reshape(samples, n)
 
@@ -41,8 +41,8 @@ def bootstrap_intervals(folds: Ranks | list[Ranks], samples: int = 1000, seed: i
     """95% percentile intervals of every metric, over images.
 
     Images are drawn with replacement, each with its captions as queries. The gallery does not change: an image drawn
-    twice is two queries but one candidate. The intervals show how the metrics vary with the queries, not with the
-    training. folds: ranks of each; each fold is resampled separately. Memory: a few times CHUNK numbers.
+    twice counts as two queries but as one candidate. The intervals show how the metrics vary with the queries, not with
+    the training. folds: the ranks of each fold; folds are resampled separately. Memory: a few times CHUNK numbers.
     Returns {"i2t": {"R@1": [low, high], ...}, "t2i": {...}, "rsum": [low, high]}.
     """
     rng = np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def bootstrap_intervals(folds: Ranks | list[Ranks], samples: int = 1000, seed: i
 
 
 def _image_hits(fold: Ranks, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits [n, 6] and queries [n, 6] of each of the n images, in the order of MEASURES."""
+    """Number of hits [n, 6] and of queries [n, 6] of each of the n images, in the order of MEASURES."""
     hits, queries = [], []
     for ranks, owners in ((fold.i2t, fold.images), (fold.t2i, fold.caption_images)):
         columns = np.searchsorted(images, owners)
@@ -82,12 +82,12 @@ def _image_hits(fold: Ranks, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def resampled_recalls(evaluations: list[list[Ranks]], samples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Recalls of several evaluations of one gallery, with the same resampled images for all: a paired bootstrap.
+    """Recalls of several evaluations of one gallery on the same resampled images: a paired bootstrap.
 
-    evaluations: E lists of folds. In each sample, images are drawn as in `bootstrap_intervals` (with the same draws),
-    and all evaluations have the same queries. So a difference within a sample is a difference between models, not
-    between easy and hard images. Returns [E, S, 6] percent, in the order of MEASURES; rsum is the sum over these.
-    Raises DataError where the evaluations do not have the same queries. Memory: a few times CHUNK numbers.
+    evaluations: E lists of folds. Images are drawn as in `bootstrap_intervals`, and in each sample all evaluations have
+    the same queries. So a difference within a sample is a difference between models, not between easy and hard images.
+    Returns [E, S, 6] percent, in the order of MEASURES; rsum is their sum.
+    Raises DataError if the evaluations have different queries. Memory: a few times CHUNK numbers.
     """
     for number, evaluation in enumerate(evaluations):
         if len(evaluation) != len(evaluations[0]):
@@ -96,8 +96,8 @@ def resampled_recalls(evaluations: list[list[Ranks]], samples: int = 1000, seed:
             for part in ("images", "captions", "caption_images"):
                 if not np.array_equal(getattr(fold, part), getattr(reference, part)):
                     raise DataError(
-                        f"Evaluation {number} has other {part.replace('_', ' ')} as queries than "
-                        "evaluation 0. Pairing needs evaluations of the same gallery."
+                        f"Evaluations {number} and 0 differ in the {part.replace('_', ' ')} of their queries. "
+                        "A paired comparison needs evaluations of the same gallery."
                     )
     rng = np.random.default_rng(seed)
     recalls = np.zeros((len(evaluations), samples, len(MEASURES)))

@@ -1,11 +1,11 @@
-"""ECCV Caption: MSCOCO retrieval with the true matches that COCO does not list. Optional: `bssan[eccv]`.
+"""ECCV Caption: MSCOCO retrieval with matches that COCO does not list. Optional: `bssan[eccv]`.
 
 COCO lists one image for a caption and five captions for an image, but many more match. ECCV Caption (Chun et al., ECCV
-2022, arXiv:2204.03359) found others with models and annotators: for 1,261 images and 1,332 captions of Karpathy's test
-split it lists about 18 and 8 right answers each. CxC (Parekh et al., EACL 2021) rates further pairs. The package
-`eccv-caption` contains both; nothing is downloaded.
+2022, arXiv:2204.03359) adds matches found by models and confirmed by annotators: 1,261 images and 1,332 captions of
+Karpathy's test split have about 18 and 8 right answers each. CxC (Parekh et al., EACL 2021) rates further pairs. The
+package `eccv-caption` contains both; nothing is downloaded.
 
-    mAP@R         mean over the ranks 1..R of the precision at that rank, counted as 0 where that answer is wrong
+    mAP@R         mean over ranks 1..R of the precision at that rank, or 0 if the answer at that rank is wrong
     R-Precision   share of right answers among the first R
 
 Letters: N images, C captions, R right answers of a query.
@@ -33,27 +33,27 @@ NAMES = {
 
 
 def import_eccv():
-    """The package's Metrics class. ConfigError with the command that installs the package, if it is missing."""
+    """The package's Metrics class. Raises ConfigError with the installation command if the package is missing."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it recommends a faster JSON reader, which changes no number
+            warnings.simplefilter("ignore")  # it recommends a faster JSON reader
             from eccv_caption import Metrics
     except ImportError as error:
         raise ConfigError(
-            f"ECCV Caption needs the package eccv-caption ({error}); install it with: pip install 'bssan[eccv]' or, in a clone, "
-            "pip install -c constraints.txt -e '.[eccv]'"
+            f"ECCV Caption needs the package eccv-caption ({error}); install it with: pip install 'bssan[eccv]' or, in "
+            "a clone, pip install -c constraints.txt -e '.[eccv]'"
         ) from None
     return Metrics
 
 
 def read_coco_ids(split: PreparedSplit) -> np.ndarray:
-    """COCO's image id and caption id of each caption row: [C, 2] int64. DataError if they are not stored."""
+    """COCO's image id and caption id of each caption row: [C, 2] int64. Raises DataError if they are not stored."""
     path = split.folder / f"{split.name}_coco_ids.npy"
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file, so COCO's ids of these captions are unknown. Features prepared from dataset_coco.json "
-            f"have it. For other features, save an array [{len(split.captions)}, 2] there: image id (cocoid) and "
-            "caption id (sentid) of each line of the captions"
+            f"{path}: no such file, so COCO's ids of these captions are unknown. Features prepared from "
+            f"dataset_coco.json include this file. For other features, save an array [{len(split.captions)}, 2] there: "
+            "the image id (cocoid) and caption id (sentid) of each caption, in order"
         )
     ids = np.array(open_array(path, 2, "iu", "[captions, 2]"), np.int64)
     if ids.shape != (len(split.captions), 2):
@@ -66,8 +66,8 @@ def eccv_metrics(scores: np.ndarray, cap2im: np.ndarray, coco_ids: np.ndarray) -
 
     scores: [N, C], may be memory-mapped. cap2im: [C]. coco_ids: [C, 2], see `read_coco_ids`. The order of equal scores
     is arbitrary. Returns {"eccv": {"i2t": {"R@1", "mAP@R", "R-Precision"}, "t2i": {...}}, "cxc": {"i2t": {"R@1", "R@5",
-    "R@10"}, "t2i": {...}}}. ConfigError without the package; DataError if ids contradict cap2im, or a query of the
-    package is not in the split.
+    "R@10"}, "t2i": {...}}}. Raises ConfigError without the package, DataError if ids contradict cap2im or the split
+    lacks a query of the package.
     """
     metrics = import_eccv()()
     image_ids = _image_ids(cap2im, coco_ids, scores.shape[0])
@@ -77,10 +77,10 @@ def eccv_metrics(scores: np.ndarray, cap2im: np.ndarray, coco_ids: np.ndarray) -
         asked = set().union(*(truth[way] for truth in truths))
         if absent := asked - known[way]:
             raise DataError(
-                f"ECCV Caption has {len(asked):,} {what} of COCO's 5,000 test images as queries; {len(absent):,} of them, "
-                f"such as id {min(absent)}, are not in this split. Use the whole test split of Karpathy."
+                f"ECCV Caption has {len(asked):,} {what} of COCO's 5,000 test images as queries; {len(absent):,} of "
+                f"them, such as id {min(absent)}, are not in this split. Use the complete test split of Karpathy."
             )
-    # The package uses no more answers than its longest list of right ones; all answers would take gigabytes.
+    # The package needs only as many answers as its longest list of right ones; all would take gigabytes.
     depth = max(10, *(len(right) for truth in truths for way in ("i2t", "t2i") for right in truth[way].values()))
     found = {
         "i2t": dict(zip(image_ids.tolist(), _best(scores, coco_ids[:, 1], depth))),

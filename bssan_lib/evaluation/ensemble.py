@@ -1,7 +1,7 @@
-"""Ensembles: the scores of several models, averaged, and measured like those of one model.
+"""Ensembles: averaged scores of several models, measured like those of one model.
 
-Each member has its own vocabulary; all use the same features. Tables separate ensembles from single models, so
-metrics.json lists the members.
+Members use the same features; each has its own vocabulary. metrics.json lists the members, because tables separate
+ensembles from single models.
 
 Letters: N images, C captions.
 """
@@ -24,11 +24,11 @@ def average_scores(
     precision: str = "float32",
     progress: bool = True,
 ) -> Scores:
-    """The mean of the scores [N, C] of several `Checkpoint`s. One of them at a time is on the device.
+    """The mean of the scores [N, C] of several `Checkpoint`s. Only one of them at a time is on the device.
 
-    memory: of each, see `score_model`; larger scores are kept in files, of at most two members at a time. w2r and o2w
-    are None, because members may lack them. ConfigError without a member, CheckpointError if a member was trained on
-    other features.
+    memory: for each member, see `score_model`; larger scores are in temporary files, at most two at a time. w2r and o2w
+    are None, because a member may lack them. Raises ConfigError without a member, CheckpointError if a member was
+    trained on other features.
     """
     if not checkpoints:
         raise ConfigError("An ensemble needs at least one checkpoint, got none.")
@@ -64,12 +64,12 @@ def evaluate_ensemble(
     scores: Scores | None = None,
     precision: str = "float32",
 ) -> Metrics:
-    """`metrics.evaluate` of the mean score of several checkpoints: retrieval only, because each member has its own attention.
+    """`metrics.evaluate` for the mean score of several checkpoints: only retrieval, since members differ in attention.
 
-    Parameters as there. Returns the keys of metrics.json without "directions", "grounding" and "model"; instead
-    "ensemble" has the entries "model" and "run" of each member.
+    Parameters as in `metrics.evaluate`. Returns the same keys without "directions", "grounding" and "model"; "ensemble"
+    lists the entries of "model" and "run" of each member.
     """
-    protocol_folds(len(split.ids), protocol)  # raises its errors before anything is scored
+    protocol_folds(len(split.ids), protocol)  # raises errors before scoring starts
     if scores is None:
         scores = average_scores(checkpoints, split, memory, precision, progress)
     metrics = measure_retrieval(scores.joint, split, protocol, bootstrap, seed)

@@ -1,25 +1,25 @@
-"""Deletion test: how the score falls when the regions with the highest attention are removed. Notebook 05.
+"""Deletion test: how the score falls when the regions with the highest attention are removed. Notebook extra/05a.
 
-For a picture and its own caption, regions are sorted and a growing share of them, from the first on, is removed. The
-model then scores the rest. Orders:
+For an image and its own caption, the regions are sorted. A growing share of them is removed, from the start of the
+order, and the model scores the image with the remaining regions. Orders:
 
     most       by attention, highest first: a_k = mean_t alpha_tk over all words of the caption (W2R)
     least      by attention, lowest first
     random     random
-    another    by the attention of another picture's caption, highest first: regions that any caption attends to
+    another    by the attention of another image's caption, highest first: regions that any caption attends to
 
-Removing: region k is left out of W2R. An object is the mean of the regions that its box covers, weighted by area; it
-becomes the mean of the remaining ones, and is left out of O2W if there are none. So nothing of a removed region remains
-in W2R or in O2W, except what the backbone mixed into neighbouring regions. If the objects are the regions, an object is
-removed with its region.
+A removed region k is left out of W2R. An object is the mean of the regions in its box, weighted by area. It becomes the
+mean of the remaining regions in its box, and is left out of O2W if there are none. So a removed region has no effect
+any more, except through the backbone, which mixes neighbouring regions. If the objects are the regions, both are
+removed.
 
-A score has no unit. For comparison, `others` is the mean score of the captions of other pictures with the same remaining
-regions. Where "own" falls to "others", the remaining regions do not identify the picture.
+A score has no unit. For comparison, `others` is the mean score of the captions of other images with the same remaining
+regions. If "own" falls to "others", the remaining regions do not identify the image.
 
 The test shows whether the score needs these regions. It does not show that attention is the reason for the score, or
-that a person would call these regions the reason: a model without them might use others, and other weights than the
-trained ones may lead to the same fall (Jain & Wallace, NAACL 2019; Wiegreffe & Pinter, EMNLP 2019). Deletion as a test
-of saliency: Petsiuk et al., BMVC 2018.
+that a person would give these regions as the reason. A model without them might use others, and weights other than the
+trained ones may cause the same fall (Jain & Wallace, NAACL 2019; Wiegreffe & Pinter, EMNLP 2019). Deletion as a test of
+saliency: Petsiuk et al., BMVC 2018.
 
 Letters: P pairs, K regions, M objects, D feature size, T words, F shares removed, S bootstrap samples.
 """
@@ -40,12 +40,12 @@ from bssan_lib.progress import tqdm
 from bssan_lib.vision.maps import common_area
 
 ORDERS = ("most", "least", "random", "another")
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of the regions that are removed
-BATCH = 16  # pairs scored together; each caption is one of the "others" for the other pairs
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # shares of the regions that are removed
+BATCH = 16  # pairs scored together; the captions of a batch are the "others" of its pairs
 
 
 def sample_pairs(split: PreparedSplit, pairs: int, seed: int = 0) -> list[tuple[int, int]]:
-    """A random sample of at most `pairs` (image row, caption row) of a split, each with another image."""
+    """A random sample of at most `pairs` (image row, caption row) of a split, all of different images."""
     rng = np.random.default_rng(seed)
     with_captions = np.unique(split.cap2im)
     images = np.sort(rng.choice(with_captions, min(pairs, len(with_captions)), replace=False))
@@ -57,8 +57,8 @@ def remaining_objects(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Objects as means of the kept regions, weighted by the shared area.
 
-    regions: [K, D] of one picture. boxes: [K, 4]. object_boxes: [M, 4]. kept: [K] bool.
-    Returns features [M, D] float32, and which objects have a kept region [M] bool; the rows of the others are zero.
+    regions: [K, D] of one image. boxes: [K, 4]. object_boxes: [M, 4]. kept: [K] bool.
+    Returns features [M, D] float32, and which objects have a kept region, [M] bool; the rows of the others are zero.
     """
     shared = common_area(object_boxes, boxes) * kept
     total = shared.sum(1, keepdims=True)
@@ -67,7 +67,10 @@ def remaining_objects(
 
 
 def kept_regions(order: np.ndarray, share: float) -> np.ndarray:
-    """Which regions remain when the first `share` of an order are removed; at least one. order: [K]. Returns [K] bool."""
+    """Which regions remain when the first `share` of an order are removed; at least one.
+
+    order: [K]. Returns [K] bool.
+    """
     kept = np.ones(len(order), bool)
     kept[order[: min(round(share * len(order)), len(order) - 1)]] = False
     return kept
@@ -81,7 +84,9 @@ class _Picture(NamedTuple):
 
 
 def _kept_codes(model, split: PreparedSplit, jobs: list[tuple[_Picture, np.ndarray]]) -> ImageCodes:
-    """Codes of J pictures with the kept regions only. jobs: J (picture, kept [K] bool), each with the same number of
+    """Codes of J images with the kept regions only.
+
+    jobs: J pairs (picture, kept [K] bool), all with the same numbers of
     kept regions and of objects that have one, see `_count_objects`.
     """
     regions = torch.cat([picture.codes.regions[:, kept] for picture, kept in jobs])
@@ -97,7 +102,7 @@ def _kept_codes(model, split: PreparedSplit, jobs: list[tuple[_Picture, np.ndarr
         means, left = remaining_objects(picture.features, split.boxes[picture.row], boxes, kept)
         objects.append(means[left])
         object_boxes.append(boxes[left])
-    # Only the objects' codes are used, so one region is enough.
+    # Only the codes of the objects are used, so one region is enough.
     arrays = [
         torch.from_numpy(np.stack(rows).astype(np.float32)).to(regions.device)
         for rows in (
@@ -111,14 +116,14 @@ def _kept_codes(model, split: PreparedSplit, jobs: list[tuple[_Picture, np.ndarr
 
 
 def _count_objects(split: PreparedSplit, row: int, kept: np.ndarray) -> int:
-    """How many objects of a picture have a kept region."""
+    """The number of objects of an image that have a kept region."""
     if split.object_boxes is None or split.boxes is None:
         return int(kept.sum())
     return int((common_area(split.object_boxes[row], split.boxes[row]) * kept).any(1).sum())
 
 
 def _order_regions(attention: np.ndarray, another: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """ORDERS of one picture. attention: [K] of its own caption. another: [K] of another picture's."""
+    """ORDERS of one image. attention: [K] of its own caption. another: [K] of another image's caption."""
     return {
         "most": np.argsort(-attention, kind="stable"),
         "least": np.argsort(attention, kind="stable"),
@@ -128,7 +133,7 @@ def _order_regions(attention: np.ndarray, another: np.ndarray, rng: np.random.Ge
 
 
 def _score_share(model, split, pictures: list[_Picture], captions, share: float, found: dict, group, step: int) -> None:
-    """Writes the scores of a group with one share of the regions removed in every order; as few calls as shapes allow."""
+    """Scores a group after removing one share in every order. Jobs of equal shape share a call of the model."""
     alike: dict[int, list] = {}
     for place, picture in enumerate(pictures):
         for name, order in picture.orders.items():
@@ -148,21 +153,21 @@ def deletion_curves(
 ) -> dict[str, dict[str, np.ndarray]]:
     """The joint scores of P pairs while more and more regions are removed.
 
-    pairs: (image row, caption row), at least two, each of another picture.
+    pairs: (image row, caption row), at least two, all of different images.
     Returns {order: {"own": [P, F], "others": [P, F]}} for the F removed SHARES; "others" is the mean score of about 15
-    captions of other pictures with the same remaining regions. Raises DataError for fewer than two pairs, a picture
-    twice, or objects without boxes.
+    captions of other images with the same remaining regions. Raises DataError for fewer than two pairs, an image that
+    occurs twice, or objects without boxes.
     """
     images = [image for image, _ in pairs]
     if len(pairs) < 2 or len(set(images)) < len(images):
         raise DataError(
-            f"deletion: expected two or more pairs of different pictures, got {len(pairs)} pairs of "
-            f"{len(set(images))} pictures."
+            f"deletion: expected two or more pairs of different images, got {len(pairs)} pairs of "
+            f"{len(set(images))} images."
         )
     if split.objects is not None and (split.boxes is None or split.object_boxes is None):
         raise DataError(
-            f"{split.folder}: removing regions needs the boxes of regions and objects, because objects are means of "
-            "regions; this split has none."
+            f"{split.folder}: the deletion test needs boxes of regions and objects, because objects are means of "
+            "regions; this split has no boxes."
         )
     check_features(checkpoint.model, split)
     check_directions(checkpoint)
@@ -197,8 +202,8 @@ def deletion_summary(curves: dict[str, dict[str, np.ndarray]], bootstrap: int = 
 
     Returns {"removed": F percentages, "pairs": P, order: {"own": [F], "own_ci95": [F, 2], "others": [F],
     "lead": [F], "lead_ci95": [F, 2], "fall": mean fall of "own" over the shares, "fall_ci95"}, "most minus ...":
-    {"fall", "fall_ci95"}: paired differences, positive if the score falls more in the order "most"}. "lead" is own
-    minus others.
+    {"fall", "fall_ci95"}: paired differences, positive if the score falls more in the order "most"}. "lead" is
+    "own" minus "others".
     """
     count = len(curves["most"]["own"])
     weights = resampled_counts(count, bootstrap, np.random.default_rng(seed)) / count if bootstrap else None

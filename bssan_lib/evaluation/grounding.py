@@ -1,29 +1,28 @@
-"""How well attention agrees with the true boxes of phrases, drawn by people or known from the scenes. Notebook 05.
+"""Grounding: how well attention agrees with the true boxes of phrases. Notebooks 05 and 05a.
 
-For a phrase (some words of a caption) and its true boxes:
+True boxes come from annotators or from the drawn scenes. For a phrase (some words of a caption) and its true boxes:
 
-    W2R              a_k = mean over the phrase's words t of alpha_tk, a map of the picture
-      content words  the same without articles, prepositions, pronouns and the like (FUNCTION_WORDS); all words if none
-                     would be left
+    W2R              a_k = mean over the phrase's words t of alpha_tk, a map of the image
+      content words  the same without function words (FUNCTION_WORDS); with all words if there are no others
     O2W transposed   p_m = mean_t beta_mt, scaled to sum one over m: how much object m attends to the phrase's words;
-                     as a map of regions: b_k = sum_m p_m (share of object m's area that lies in region k)
+                     as a map of regions: b_k = sum_m p_m (share of object m's area in region k)
     combined         a_k b_k / A_k, scaled to sum one; A_k is the region's area
-    O2W              beta_mt of the object m whose box overlaps a true box most (intersection over union)
+    O2W              beta_mt of the object m with the largest intersection over union with a true box
       pointing game  m's heaviest word is one of the phrase's words
       mass on words  sum of beta_mt over the phrase's words
-      ... of object  the same with all words that name this object. In "a small red star" the phrase "star" may have
-                     most weight on "red", which describes the same object
+      ... of object  the same with all words that describe this object. In "a small red star" the object of the phrase
+                     "star" may give most weight to "red", which is right too
 
 `vision.maps` defines the measures of maps. For O2W transposed, pointing game and mass are measured on objects, window
-and curve on regions. Baselines without a model: the picture's centre, and even attention over regions or words;
-`grounding_checks` has more.
+and curve on regions. Baselines without a model: the image centre, and even attention over regions or words.
+`grounding_checks` adds others.
 
-Overall numbers leave out phrases of type "relation" and "count": their boxes are of several objects, and their words
-name none of them ("left of", "two"). These are listed only under their type. A phrase of a compound type,
-"vehicles/scene", counts for both. If several regions or words are equally heaviest, the pointing game counts the share
-of them that hits, so even attention has the value of a random guess.
+Overall numbers leave out phrases of type "relation" and "count": they have boxes of several objects, and their words
+("left of", "two") name none of them. These phrases appear only under their type. A phrase of a compound type such as
+"vehicles/scene" counts for both types. If several regions or words are equally heavy, the pointing game counts the
+share of hits among them, so even attention has the value of a random guess.
 
-These numbers say where weights are high. They do not say that the score depends on them; see `faithfulness`.
+These numbers show where weights are high, not whether the score depends on them; see `faithfulness`.
 
 Letters: N images, C captions, K regions, M objects, T words, P phrases, X true boxes, S bootstrap samples.
 """
@@ -52,10 +51,10 @@ from bssan_lib.vision.maps import (
 
 ONLY_BY_TYPE = ("relation", "count")  # phrases that name no single object
 FUNCTION_WORDS = frozenset(
-    "a an the this that these those some any each every another other both all no one's 's "  # articles and the like
+    "a an the this that these those some any each every another other both all no one's 's "  # articles and determiners
     "of in on at to from with by for into onto near over under as up down out off through and or "  # prepositions
     "it its he his him himself she her hers herself they their them themselves we our us i my you your "  # pronouns
-    "who whom whose which what there is are be being been was were has have had".split()  # and the verbs that help
+    "who whom whose which what there is are be being been was were has have had".split()  # pronouns, auxiliary verbs
 )
 MAPS = ("w2r", "w2r_content_words", "o2w_transposed", "combined")
 O2W = ("pointing_game", "mass_on_words", "pointing_game_of_object", "mass_on_words_of_object")
@@ -96,7 +95,7 @@ class PhraseMeasures:
 
 
 def join(parts: Sequence[PhraseMeasures]) -> PhraseMeasures:
-    """The measures of several processes as one, in the order of parts."""
+    """Joins the measures of several processes, in the order of parts."""
     whole = PhraseMeasures()
     for part in parts:
         whole.phrases += part.phrases
@@ -122,7 +121,7 @@ def grounded_captions(phrases: Sequence[Phrase]) -> list[int]:
 
 
 def content_words(words: Sequence[int], tokens: Sequence[str]) -> list[int]:
-    """The indices in `words` whose token is no function word; all of them if none would be left."""
+    """The indices in `words` of tokens that are not function words; all indices if there are none."""
     return [word for word in words if tokens[word] not in FUNCTION_WORDS] or list(words)
 
 
@@ -139,15 +138,15 @@ def transposed_o2w(o2w: np.ndarray, words: Sequence[int]) -> np.ndarray:
 
 
 def phrase_maps(attention, words: Sequence[int], boxes: Layout) -> dict[str, np.ndarray]:
-    """The MAPS of a phrase, each [K] with sum one. attention: with w2r [T, K], o2w [M, T], words [T]."""
+    """The MAPS of a phrase, each [K] with sum one. attention: has w2r [T, K], o2w [M, T], words [T]."""
     w2r = attention.w2r[list(words)].mean(0, dtype=np.float64)
-    o2w = transposed_o2w(attention.o2w, words) @ boxes.laid
+    o2w = transposed_o2w(attention.o2w, words) @ boxes.region_shares
     content = attention.w2r[content_words(words, attention.words)].mean(0, dtype=np.float64)
     return dict(zip(MAPS, (w2r, content, o2w, combine(w2r, o2w, boxes.areas))))
 
 
 def _words_of_object(box, caption_phrases: Sequence[Phrase]) -> set[int]:
-    """The words of all phrases of a caption that have this box and name an object."""
+    """The words of all phrases of a caption that name an object and have this box."""
     naming = [phrase for phrase in caption_phrases if phrase.type not in ONLY_BY_TYPE and box in phrase.boxes]
     return {word for phrase in naming for word in phrase.words}
 
@@ -202,12 +201,15 @@ def with_layout(
         expected = (len(regions), len(objects))
         if (attention.w2r.shape[1], attention.o2w.shape[0]) != expected:
             raise DataError(
-                f"Caption row {caption}: attention over {attention.w2r.shape[1]} regions and "
-                f"{attention.o2w.shape[0]} objects, but image row {image} has boxes of {expected[0]} and {expected[1]}. "
-                "Prepare features and boxes together."
+                f"Caption row {caption}: attention has {attention.w2r.shape[1]} regions and {attention.o2w.shape[0]} "
+                f"objects, but image row {image} has boxes for {expected[0]} and {expected[1]}. Prepare features and "
+                "boxes together."
             )
         if np.isnan(attention.w2r).any() or np.isnan(attention.o2w).any():
-            raise BssanError(f"Attention is NaN for caption row {caption}, image row {image}.")
+            raise BssanError(
+                f"Attention is NaN for caption row {caption}, image row {image}. Look for NaN in that "
+                "image's features or in the checkpoint."
+            )
         yield caption, attention, image, layout(regions, objects)
 
 
@@ -269,7 +271,7 @@ def _put(table: dict, path: tuple[str, ...], value) -> None:
 
 
 def grounding_summary(measured: PhraseMeasures, bootstrap: int = 1000, seed: int = 0) -> dict | None:
-    """Means over all phrases that name one object, and by type of phrase; keys as in `grounding_metrics`."""
+    """Means over all phrases that name one object, and by type of phrase. Keys as in `grounding_metrics`."""
     if not measured.phrases:
         return None
     images = np.array(measured.images)
@@ -299,12 +301,12 @@ def grounding_metrics(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict | None:
-    """Attention of captions with their own images against true boxes.
+    """Compares the attention of captions with their own images to true boxes.
 
     attentions: (caption row, attention) for each of `grounded_captions(phrases)`, in any order; an iterator, so that
-    they need not be in memory together. An attention has w2r [T, K], o2w [M, T] and its T words.
+    not all have to be in memory. An attention has w2r [T, K], o2w [M, T] and its T words.
     boxes: [N, K, 4]. object_boxes: [N, M, 4], or None if the objects are the regions. cap2im: [C].
-    bootstrap: samples, 0 for no intervals. Phrases without boxes are left out, and so are phrases whose words were cut
+    bootstrap: samples, 0 for no intervals. Phrases without boxes are left out, and also phrases whose words were cut
     off at the end of a long caption.
 
     Returns percentages, or None if no phrase has a box:
@@ -320,8 +322,8 @@ def grounding_metrics(
          "by_type": {type: {"n", ...all the same}},
          "curve": {"area", "true_box", and each map: 21 numbers}}
 
-    "above" has the paired differences of each map to the centre, which is the same baseline for both pointing games.
-    Even attention has an area under the curve of 50. If all phrases are of types that overall numbers leave out, all
-    are used. Raises DataError if the sizes of an attention and its boxes differ, BssanError for NaN.
+    "above": paired differences of each map to the centre, which is the same baseline for both pointing games. Even
+    attention has an area under the curve of 50. If overall numbers would leave out all phrases, they use all. Raises
+    DataError if the sizes of an attention and its boxes differ, BssanError for NaN.
     """
     return grounding_summary(measure_phrases(attentions, phrases, boxes, object_boxes, cap2im), bootstrap, seed)

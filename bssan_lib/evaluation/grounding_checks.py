@@ -1,13 +1,13 @@
-"""Comparisons for grounding: a prior of boxes, the words of other phrases, an untrained model. Notebook 05.
+"""Comparisons for grounding: a prior of boxes, the words of other phrases, an untrained model. Notebook extra/05a.
 
     prior       the mean of the true boxes of the training split, for each type of phrase, as a map of regions with sum
-                one: where people, clothing, ... usually are. It depends on the phrase's type, not on the picture
-    shuffled    the attention, on this picture, of a phrase of the same type from another picture's caption: what part
-                of a map depends on the picture and not on the words
-    untrained   the same model with random weights: what depends on the architecture alone
+                one: where people, clothing, ... usually are. It depends on the type of phrase, not on the image
+    shuffled    the attention, on this image, of a phrase of the same type from the caption of another image: the part
+                of a map that depends on the image and not on the words
+    untrained   the same model with random weights: the part that depends on the architecture alone
 
-Each is measured for the same phrases as in `grounding`, so differences are paired. All of it computes attention two
-more times, so it is optional: `evaluate(..., checks=True)`.
+All use the same phrases as `grounding`, so differences are paired. Attention has to be computed two more times, so the
+comparisons are optional: `evaluate(..., checks=True)`.
 
 Letters: N images, C captions, K regions, M objects, P phrases.
 """
@@ -29,7 +29,7 @@ from bssan_lib.parallel import process_state
 from bssan_lib.progress import tqdm
 from bssan_lib.vision.maps import box_areas, layout, share_inside, target
 
-CHECKED = ("w2r", "combined")  # the maps that are measured for other words and for an untrained model
+CHECKED = ("w2r", "combined")  # the maps measured for "shuffled" and "untrained"
 CHUNK = 512  # phrases whose attention is in memory at a time
 
 
@@ -50,7 +50,7 @@ def prior_maps(phrases: Sequence[Phrase], regions: np.ndarray) -> dict[str, np.n
 
 
 def prior_of(maps: dict[str, np.ndarray], kind: str) -> np.ndarray:
-    """The prior [K] of a type; the mean over the parts of a compound type; of all types if the type is unknown."""
+    """The prior [K] of a type: for a compound type, the mean of its types; for an unknown type, that of all types."""
     known = [maps[part] for part in kind.split("/") if part in maps]
     return np.mean(known, axis=0) if known else maps[""]
 
@@ -63,9 +63,9 @@ def training_phrases(split: PreparedSplit) -> list[Phrase]:
 
 
 def shuffled_phrases(phrases: Sequence[Phrase], images: Sequence[int], seed: int = 0) -> list[Phrase] | None:
-    """For each phrase one from another picture: of the same type, or of any type if there is none.
+    """For each phrase, one of another image: of the same type, or of any type if there is none.
 
-    phrases: P. images: P rows. Returns P phrases, or None if all belong to one picture.
+    phrases: P. images: P rows. Returns P phrases, or None if all belong to one image.
     """
     rng, rows = np.random.default_rng(seed), np.asarray(images)
     if len(np.unique(rows)) < 2:
@@ -96,7 +96,7 @@ def add_attention(
     phrases: Sequence[Phrase],
     progress: bool = True,
 ) -> None:
-    """Measures the attention of other phrases on the pictures and boxes of measured.phrases, as `{name}_{map}`.
+    """Measures the attention of other phrases on the images and boxes of measured.phrases, as `{name}_{map}`.
 
     phrases: P of the split, one for each of measured.phrases.
     """
@@ -124,8 +124,8 @@ def add_checks(
 ) -> None:
     """Adds "prior", "shuffled_*" and "untrained_*" to the result of `grounding.measure_phrases` for a split.
 
-    The prior needs a training split in the same folder, and the same regions in all pictures; "shuffled" needs phrases
-    of two pictures. What is not possible is left out. measured: with several processes, the phrases of this one.
+    The prior needs a training split in the same folder and the same regions in all images; "shuffled" needs phrases of
+    two images. Otherwise they are left out. measured: with several processes, the phrases of this one.
     """
     assert split.boxes is not None
     regions = split.boxes[0]

@@ -1,7 +1,7 @@
-"""All metrics of a checkpoint on a split, as metrics.json has them: retrieval, grounding, minimal pairs. Notebook 05.
+"""All metrics of a checkpoint on a split, the content of metrics.json. Notebook 05.
 
-`scoring` computes the scores, `retrieval` the ranks, `grounding` how well attention agrees with true boxes. Percentages
-are 0 to 100.
+`scoring` computes the scores, `retrieval` the ranks, `grounding` the agreement of attention with true boxes.
+Percentages are 0 to 100.
 
 Letters: N images, C captions, K regions, M objects, T words.
 """
@@ -32,7 +32,7 @@ from bssan_lib.evaluation.retrieval import (
 )
 from bssan_lib.evaluation.scoring import Scores, attend, score_split
 from bssan_lib.files import write_text
-from bssan_lib.parallel import own_share
+from bssan_lib.parallel import process_share
 from bssan_lib.progress import tqdm
 
 ATTENTIONS = 256  # captions whose attention is in memory at a time
@@ -54,19 +54,19 @@ def evaluate(
 
     checkpoint: a `Checkpoint`. split: N images with captions. protocol: "full", "5k" or "1k-5fold".
     bootstrap: samples of the 95% intervals, 0 for none; seed: of the bootstrap. memory, precision: see `score_model`.
-    scores: what `score_split` returned for this checkpoint and split; None: it is called here.
+    scores: the result of `score_split` for this checkpoint and split; None: computed here.
     checks: also compare grounding with a prior of boxes, other words and an untrained model. This computes attention
     two more times.
 
     Returns {"dataset", "split", "protocol", "n_images", "n_captions", "i2t", "t2i", "rsum", "ci95",
     "pictures_left_out", "pictures_in_train", "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model",
-    "run", "seconds"}. Some keys are optional: "pictures_..." see `data_remarks`; "ci95" needs bootstrap; "satisfying"
-    (R@K where every image that satisfies a caption is right) needs `split.satisfies`; "grounding" (keys: see `grounding_metrics`, with checks `ground`) needs phrases with
-    boxes, regions with boxes and attention in both directions, and uses the whole split; "directions" has those of the
-    method; "pairs" is for a split of minimal pairs, and for "test" if its folder has the split "pairs".
-    ConfigError for an unknown protocol, DataError if the split is too small for it.
+    "run", "seconds"}. Some keys are optional. "pictures_...": see `data_remarks`. "ci95" needs bootstrap. "satisfying" (R@K if every image that satisfies a caption is right) needs
+    `split.satisfies`. "grounding" (see `evaluate_grounding`) needs phrases with boxes, regions with boxes and attention
+    in both directions; it uses the whole split. "directions" contains those of the method. "pairs" needs a split of
+    minimal pairs; the split "test" also has it if its folder contains the split "pairs".
+    Raises ConfigError for an unknown protocol, DataError if the split is too small for it.
     """
-    protocol_folds(len(split.ids), protocol)  # raises its errors before anything is scored
+    protocol_folds(len(split.ids), protocol)  # raises errors before scoring starts
     if scores is None:
         scores = score_split(checkpoint, split, memory, precision=precision, progress=progress)
     metrics = measure_retrieval(scores.joint, split, protocol, bootstrap, seed)
@@ -80,7 +80,7 @@ def evaluate(
     seconds = dict(scores.seconds)
     if split.phrases and split.boxes is not None and len(directions) == 2:
         start = time.perf_counter()
-        grounding = ground(checkpoint, split, bootstrap, seed, progress, checks)
+        grounding = evaluate_grounding(checkpoint, split, bootstrap, seed, progress, checks)
         if grounding:
             metrics["grounding"] = grounding
             seconds["attend"] = time.perf_counter() - start
@@ -92,7 +92,7 @@ def evaluate(
     )
     metrics["model"] = model_summary(checkpoint)
     if scores.gate is not None:
-        metrics["model"]["learned"]["gate"] = scores.gate  # with a gate for each pair: their mean
+        metrics["model"]["learned"]["gate"] = scores.gate  # the mean, if each pair has its own gate
     if run := describe_run(checkpoint):
         metrics["run"] = run
     metrics["seconds"] = seconds
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def measure_retrieval(joint: np.ndarray, split: PreparedSplit, protocol: str, bootstrap: int, seed: int) -> Metrics:
-    """Recalls, their intervals and the gallery, from scores [N, C]; with the ranks and the gallery's digest."""
+    """Recalls, intervals and gallery sizes from scores [N, C], with the ranks and the gallery's digest."""
     last = protocol_folds(len(split.ids), protocol)[-1][1]
     ranks = protocol_ranks(joint, split.cap2im, protocol)
     metrics = Metrics(
@@ -144,18 +144,18 @@ def model_summary(checkpoint) -> dict:
     }
 
 
-def ground(
+def evaluate_grounding(
     checkpoint, split: PreparedSplit, bootstrap: int = 1000, seed: int = 0, progress: bool = True, checks: bool = False
 ) -> dict | None:
-    """`grounding_metrics` of a split with phrases and boxes [N, K, 4]: each caption with its own image.
+    """`grounding_metrics` of a split with phrases and boxes [N, K, 4], for each caption with its own image.
 
     checks: adds the maps "prior", "shuffled_w2r", "shuffled_combined", "untrained_w2r" and "untrained_combined" of
     `grounding_checks`, with the same keys, and under "above" the differences to the pointing game of the prior.
-    Several processes (accelerate) share the captions, and all return the whole.
+    Several processes share the captions, and all of them return the complete result.
     """
     assert split.phrases is not None and split.boxes is not None
     captions = grounded_captions(split.phrases)
-    captions = captions[own_share(len(captions))]
+    captions = captions[process_share(len(captions))]
 
     def attentions():
         with tqdm(total=len(captions), desc="attend", unit="caption", disable=not progress) as bar:
@@ -171,14 +171,14 @@ def ground(
 
 
 def pair_kinds(split: PreparedSplit) -> list[str] | None:
-    """In what each pair of a split of minimal pairs differs; None for any other split."""
+    """What differs in each pair of a split of minimal pairs, such as "colour"; None for any other split."""
     return split.meta.get("splits", {}).get(split.name, {}).get("notes", {}).get("kinds")
 
 
 def add_minimal_pairs(metrics: dict, split: PreparedSplit, joint: np.ndarray, score: Callable) -> None:
-    """Adds "pairs" for a split of minimal pairs with scores [N, C], or for test if its folder has such a split.
+    """Adds "pairs" to the metrics: for a split of minimal pairs, or for test if its folder contains such a split.
 
-    score: computes the scores of that other split.
+    joint: scores [N, C] of the split. score: a function that computes the scores of that other split.
     """
     if not pair_kinds(split):
         if split.name != "test" or "pairs" not in list_splits(split.folder):
@@ -187,8 +187,8 @@ def add_minimal_pairs(metrics: dict, split: PreparedSplit, joint: np.ndarray, sc
         joint = score(split)
     if not np.array_equal(split.cap2im, np.arange(len(split.ids))):
         raise DataError(
-            f"{split.folder}: split {split.name!r} is of minimal pairs, so each image must have one caption, in the "
-            "order of images, but its cap2im is another. Prepare the data again."
+            f"{split.folder}: split {split.name!r} has minimal pairs, so expected one caption for each image, in the "
+            "order of images; cap2im has another order. Prepare the data again."
         )
     metrics["pairs"] = pair_metrics(joint, pair_kinds(split) or [])
 
@@ -196,7 +196,7 @@ def add_minimal_pairs(metrics: dict, split: PreparedSplit, joint: np.ndarray, sc
 def nearest(
     scores: np.ndarray, cap2im: np.ndarray, query: int, direction: str, k: int = 5, positives: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k captions or images that score highest with one query.
+    """The k captions or images with the highest scores for one query.
 
     scores: [N, C]. cap2im: [C]. query: an image row for direction "i2t", a caption row for "t2i". positives:
     [C, N] bool or None. Returns rows [k] (captions for i2t, images for t2i), their scores [k], and whether
@@ -232,7 +232,7 @@ def _check_direction(direction: str) -> None:
 
 
 def json_values(value):
-    """A value for JSON: numpy to Python, floats of four decimals (small ones of four digits), null for NaN."""
+    """Converts a value for JSON: numpy to Python, floats to four decimals (small ones to four digits), NaN to null."""
     if isinstance(value, dict):
         return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -248,7 +248,10 @@ def json_values(value):
 
 
 def write_metrics(metrics: dict, path: Path | str) -> None:
-    """Writes metrics as JSON, atomically, and beside it the ranks, if they come from `evaluate`. Raises RunError."""
+    """Writes metrics as JSON, atomically, and the ranks beside it if `evaluate` returned the metrics.
+
+    Raises RunError.
+    """
     path = Path(path)
     text = json.dumps(json_values(metrics), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
@@ -257,5 +260,5 @@ def write_metrics(metrics: dict, path: Path | str) -> None:
         write_text(path, text)
     except OSError as error:
         raise RunError(
-            f"{path}: metrics cannot be written ({error.strerror or error}). Choose another folder, or free some space."
+            f"{path}: metrics cannot be written ({error.strerror or error}). Free some space or choose another folder."
         ) from error

@@ -1,11 +1,11 @@
-"""Any photograph: its features from a file, its attention with any caption, its scores with many. Notebook 06.
+"""Photographs from files: features, attention with any caption, scores with many captions. Notebook 06.
 
     checkpoint = load_pretrained()
-    camera = Camera(checkpoint)
-    photograph = camera.take("dog.jpg")
+    extractor = FeatureExtractor(checkpoint)
+    photograph = extractor.extract("dog.jpg")
     attention = photograph.attend("a dog runs on the beach")
 
-Nothing is downloaded: the weights of model and backbone come inside packages.
+Nothing is downloaded: the weights of model and backbone are in installed packages.
 
 Letters: K regions, M objects, T words, D feature size.
 """
@@ -29,10 +29,13 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
 def load_pretrained(name: str = "flickr8k", device: str = "cpu") -> Checkpoint:
-    """A packaged model: "flickr8k" or "flickr8k-pixels". CheckpointError with the list for another name."""
+    """Loads a packaged model: "flickr8k" or "flickr8k-pixels".
+
+    Raises CheckpointError, with the list, for another name.
+    """
     known = sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
     if name not in known:
-        raise CheckpointError(f"{name!r}: no such packaged model. Expected one of {', '.join(known)}.")
+        raise CheckpointError(f"{name!r}: not a packaged model. Expected one of {', '.join(known)}.")
     return load_checkpoint(PRETRAINED / name, device)
 
 
@@ -43,9 +46,10 @@ def unknown_words(caption: str, vocabulary: Vocabulary) -> list[str]:
 
 @dataclass
 class Photograph:
-    """A picture with its features. regions: [K, D], objects: [M, D], with boxes [K, 4] and object_boxes [M, 4].
+    """An image with the features that a checkpoint needs.
 
-    objects is None if they are the regions; boxes and picture may be unknown.
+    picture: None if unknown. regions: [K, D]. objects: [M, D], or None if they are the regions. boxes: [K, 4] and
+    object_boxes: [M, 4], x1 y1 x2 y2 as fractions of width and height, or None if unknown.
     """
 
     checkpoint: Checkpoint
@@ -56,7 +60,7 @@ class Photograph:
     object_boxes: np.ndarray | None
 
     def attend(self, caption: str) -> Attention:
-        """The attention of a caption with this picture, and its score."""
+        """The attention and the score of this image with a caption."""
         return attend_arrays(self.checkpoint, self.regions, self.objects, self.boxes, self.object_boxes, caption)
 
 
@@ -83,23 +87,23 @@ def score_photographs(photographs: list[Photograph], captions: list[str], chunk:
     return found
 
 
-def can_see(checkpoint: Checkpoint) -> bool:
-    """Whether it is known how a picture becomes the features that a checkpoint was trained on."""
+def can_extract(checkpoint: Checkpoint) -> bool:
+    """Whether the features of a checkpoint can be extracted from images, see `FeatureExtractor`."""
     return "image_size" in (checkpoint.backbone or {})
 
 
-class Camera:
-    """Turns pictures into what a checkpoint was trained on, by the backbone that its features were made with.
+class FeatureExtractor:
+    """Extracts the features that a checkpoint needs from images, with the backbone used for its training.
 
-    Raises CheckpointError for a checkpoint of features of unknown making, such as bottom-up features.
+    checkpoint.backbone describes that backbone. Raises CheckpointError if it is unknown, as for bottom-up features.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str | None = None):
         made = checkpoint.backbone
-        if made is None or not can_see(checkpoint):
+        if made is None or not can_extract(checkpoint):
             raise CheckpointError(
-                f"{checkpoint.folder}: trained on features of unknown making, so a photograph cannot be turned into "
-                "such. Use a checkpoint trained on features that `bssan prepare` made."
+                f"{checkpoint.folder}: its features come from an unknown backbone, so they cannot be extracted "
+                "from a photograph. Use a checkpoint trained on features of `bssan prepare`."
             )
         self.checkpoint = checkpoint
         self.backbone: Backbone = load_backbone(
@@ -112,8 +116,8 @@ class Camera:
             made["grid"][0] if "pooled_from" in made else None,
         )
 
-    def take(self, picture: Image.Image | Path | str) -> Photograph:
-        """A picture or its file. Raises DataError, naming the file, where it is no picture."""
+    def extract(self, picture: Image.Image | Path | str) -> Photograph:
+        """Extracts the features of an image or an image file. Raises DataError, with the file, if it cannot be read."""
         image = picture if isinstance(picture, Image.Image) else open_image(picture)
         regions = self.backbone.extract([image])
         objects = self.backbone.pool_objects(regions)

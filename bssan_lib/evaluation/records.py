@@ -1,10 +1,10 @@
-"""The files of an evaluation: metrics.json, and beside it the ranks of every query, with a digest of the gallery.
+"""The files of an evaluation: metrics.json, and beside it the ranks of all queries with a digest of the gallery.
 
-    metrics.json         the numbers; "run" has the settings, seed and commit of the model, but no paths
+    metrics.json         the numbers; "run" contains settings, seed and commit of the model, but no paths
     metrics.ranks.npz    int32 arrays of each fold, and a description of the gallery
 
-All recalls can be computed from the ranks, also of resampled images. So two records of the same gallery can be compared
-without their scores. Nothing is ever unpickled.
+The ranks are enough to compute all recalls, also for resampled images. So two records of the same gallery can be
+compared without their scores. Nothing is unpickled.
 
 Letters: N images, C captions, Q queries.
 """
@@ -34,7 +34,7 @@ PATHS = (
 
 
 class Metrics(dict):
-    """The content of metrics.json, with the ranks that it was computed from and the description of the gallery."""
+    """The content of metrics.json, with the ranks and the description of the gallery as attributes."""
 
     ranks: list[Ranks] | None = None
     gallery: dict | None = None
@@ -42,11 +42,11 @@ class Metrics(dict):
 
 @dataclass(frozen=True)
 class Record:
-    """One stored or fresh evaluation.
+    """One evaluation, stored or new.
 
-    name: of the run, checkpoint or file. metrics: as in metrics.json. ranks: of each fold, None if not stored.
+    name: of the run, checkpoint or file. metrics: as in metrics.json. ranks: of each fold; None if not stored.
     gallery: from `describe_gallery`, None without ranks. settings: the run's configuration with dotted keys, None if
-    unknown. method: its name in tables; None: derived from settings and name.
+    unknown. method: its name in tables; None: derived from settings or name.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Record:
 
     @property
     def members(self) -> list[dict]:
-        """The metrics' entries of the models of an ensemble; empty for a single model."""
+        """The entries of the models of an ensemble; empty for a single model."""
         return self.metrics.get("ensemble") or []
 
 
 def make_record(method: str, metrics: dict, seed: int | None = None) -> Record:
-    """A record of metrics that `evaluate` returned, for comparisons without files."""
+    """A record of the result of `evaluate`, for comparisons without files."""
     return Record(
         name=method if seed is None else f"{method}, seed {seed}",
         metrics=metrics,
@@ -80,8 +80,8 @@ def make_record(method: str, metrics: dict, seed: int | None = None) -> Record:
 def describe_gallery(split, n_images: int) -> dict:
     """Digests of the first n_images of a `PreparedSplit` and of their captions, in order.
 
-    Case and spacing of captions are ignored; the image row of each is included. "images_sha256" is None if the files'
-    names are unknown, as in precomputed folders.
+    Upper case and spacing of captions are ignored; their image rows are included. "images_sha256" is None if the names
+    of the image files are unknown, as for precomputed features.
     """
     captions = hashlib.sha256()
     for row, caption in zip(split.cap2im, split.captions):
@@ -94,14 +94,14 @@ def describe_gallery(split, n_images: int) -> dict:
 
 
 def ranks_path(metrics_path: Path | str) -> Path:
-    """metrics.json -> metrics.ranks.npz beside it."""
+    """The path of the ranks: metrics.json -> metrics.ranks.npz."""
     return Path(metrics_path).with_suffix(".ranks.npz")
 
 
 def write_ranks(metrics: dict, metrics_path: Path | str) -> None:
-    """Writes the ranks that `evaluate` returned with the metrics. Without ranks nothing is changed. Raises OSError.
+    """Writes the ranks of the result of `evaluate`. Raises OSError.
 
-    A file of ranks that is there already stays; `read_record` refuses it if it belongs to another evaluation.
+    Metrics without ranks change nothing: an existing file stays, and `read_record` rejects it if it does not fit.
     """
     if not isinstance(metrics, Metrics) or metrics.ranks is None:
         return
@@ -122,7 +122,7 @@ def write_ranks(metrics: dict, metrics_path: Path | str) -> None:
 
 
 def read_ranks(path: Path) -> tuple[list[Ranks], dict]:
-    """Ranks of each fold, and {"dataset", "split", "protocol", ..., "gallery"}. DataError if the file is damaged."""
+    """The ranks of each fold, and {"dataset", "split", ..., "gallery"}. Raises DataError if the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
@@ -134,15 +134,15 @@ def read_ranks(path: Path) -> tuple[list[Ranks], dict]:
             ], about
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path}: expected the ranks of an evaluation ({error}). Delete the file, or evaluate the checkpoint again "
-            "with `bssan evaluate --out`."
+            f"{path}: expected the ranks of an evaluation ({error}). Evaluate the checkpoint again with "
+            "`bssan evaluate --out`, or delete the file."
         ) from error
 
 
 def describe_run(checkpoint) -> dict | None:
-    """Name, seed, commit and settings of the run of a loaded checkpoint; None for a model that was not loaded from files.
+    """Name, seed, commit and settings of the run of a checkpoint; None for a model that was not loaded from files.
 
-    "config" has dotted keys without paths; it is None if the checkpoint is not in a run folder.
+    "config" has dotted keys without paths, or is None if the checkpoint is not in a run folder.
     """
     folder = checkpoint.folder
     if folder is None:
@@ -154,7 +154,7 @@ def describe_run(checkpoint) -> dict | None:
 
 
 def _read_run(folder: Path) -> dict:
-    """Name, seed, commit and settings of a run folder; keys that an older run lacks have their defaults."""
+    """Name, seed, commit and settings of a run folder. Keys that an older run lacks have their defaults."""
     try:
         stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
         flat = flatten(Config())
@@ -163,7 +163,7 @@ def _read_run(folder: Path) -> dict:
         if flat["training.word_vectors"]:  # the file's name without its folder
             flat["training.word_vectors"] = Path(flat["training.word_vectors"]).name
     except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
-        raise DataError(f"{folder / 'config.yaml'}: not the settings of a run ({error}).") from error
+        raise DataError(f"{folder / 'config.yaml'}: expected the settings of a run ({error}).") from error
     environment = folder / "environment.json"
     try:
         commit = json.loads(environment.read_text(encoding="utf-8")).get("commit") if environment.is_file() else None
@@ -177,12 +177,12 @@ def _read_run(folder: Path) -> dict:
     }
 
 
-def read_record(given: Path | str, method: str | None = None) -> Record:
-    """The record of a run folder, of a checkpoint folder with metrics.json in it, or of a metrics file.
+def read_record(source: Path | str, method: str | None = None) -> Record:
+    """The record of a run folder, of a checkpoint folder that contains metrics.json, or of a metrics file.
 
-    Raises DataError for anything else, and if ranks and metrics belong to different evaluations.
+    Raises DataError for any other source, and if ranks and metrics belong to different evaluations.
     """
-    path = Path(given)
+    path = Path(source)
     path = path / "metrics.json" if path.is_dir() else path
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -191,7 +191,7 @@ def read_record(given: Path | str, method: str | None = None) -> Record:
         [metrics[direction][f"R@{k}"] + 0.0 for direction in DIRECTIONS for k in RECALLS]
     except FileNotFoundError as error:
         raise DataError(
-            f"{given}: no {path.name} found. Expected a run folder, a checkpoint folder with metrics.json, or a file "
+            f"{source}: no {path.name} found. Expected a run folder, a checkpoint folder with metrics.json, or a file "
             "of `bssan evaluate --out`."
         ) from error
     except OSError as error:
@@ -220,19 +220,19 @@ def read_record(given: Path | str, method: str | None = None) -> Record:
 
 
 def _check_ranks(path: Path, metrics: dict, ranks: list[Ranks], about: dict) -> None:
-    """Raises DataError unless the metrics can be computed from the ranks."""
+    """Raises DataError unless the metrics agree with the ranks."""
     computed = metrics_of_folds(ranks)
     keys = [(direction, f"R@{k}") for direction in DIRECTIONS for k in RECALLS]
     same = all(metrics[key] == about.get(key) for key in ("dataset", "split", "protocol", "n_images", "n_captions"))
     if not same or any(abs(computed[direction][key] - metrics[direction][key]) > 1e-3 for direction, key in keys):
         raise DataError(
-            f"{ranks_path(path)}: not the ranks of {path.name} (rsum {computed['rsum']:.4f} by the ranks, "
-            f"{metrics['rsum']:.4f} in the file). Evaluate the checkpoint again with `bssan evaluate --out`, or delete "
-            "the ranks."
+            f"{ranks_path(path)}: these ranks do not belong to {path.name} (rsum {computed['rsum']:.4f} from the "
+            f"ranks, {metrics['rsum']:.4f} in {path.name}). Evaluate the checkpoint again with `bssan evaluate --out`, "
+            "or delete the ranks."
         )
 
 
 def without_seed(name: str, seed: int | None) -> str:
-    """A run's name without the seed at its end: "scan-seed2", "scan_s2" and "scan-2" become "scan"."""
+    """The name of a run without the seed at its end: "scan-seed2", "scan_s2" and "scan-2" become "scan"."""
     found = re.fullmatch(r"(.+?)[-_. ]+(?:seed|s)?[-_. ]*(\d+)", name)
     return found[1] if found and seed in (None, int(found[2])) else name

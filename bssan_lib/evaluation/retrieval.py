@@ -5,13 +5,13 @@
     R@K   percent of queries whose rank is at most K        MedR  median of the ranks, 1 is best
     rsum  R@1 + R@5 + R@10 of both directions, at most 600
 
-A rank is 1 + the number of wrong candidates that score at least as much as the best right one. So ties count
-against the model, and a model that gives all pairs the same score finds nothing. `cap2im` has the image row of each
-caption. An image may have any number of captions. An image without captions is a candidate of t2i, but no query of i2t.
+A rank is 1 + the number of wrong candidates whose score is at least that of the best right one. So ties count against
+the model, and a model with equal scores for all pairs finds nothing. `cap2im` contains the image row of each caption.
+An image may have any number of captions; without captions it is a candidate of t2i, but not a query of i2t.
 
 Protocols: "full" ranks everything; "5k" ranks the first 5,000 images; "1k-5fold" ranks five folds of 1,000 images each,
 with their own captions as the only candidates, and takes the mean of each metric over the folds. A gallery of 1,000 is
-easier than one of 5,000, so numbers of different protocols cannot be compared. `bootstrap` has the intervals.
+easier than one of 5,000, so numbers of different protocols cannot be compared. `bootstrap` computes intervals.
 
 Letters: N images, C captions, Q queries, P pairs.
 """
@@ -47,7 +47,7 @@ class Ranks:
 
 
 def check_scores(scores: np.ndarray, cap2im: np.ndarray, positives: np.ndarray | None = None) -> None:
-    """Raise DataError unless scores [N, C], cap2im [C] in 0..N-1 and positives [C, N] (or None) agree."""
+    """Raises DataError unless scores [N, C], cap2im [C] in 0..N-1 and positives [C, N] (or None) agree."""
     if scores.ndim != 2:
         raise DataError(f"Expected a score matrix [images, captions], got shape {scores.shape}.")
     n, c = scores.shape
@@ -67,7 +67,7 @@ def check_scores(scores: np.ndarray, cap2im: np.ndarray, positives: np.ndarray |
 def protocol_folds(n_images: int, protocol: str) -> list[tuple[int, int]]:
     """The folds of a protocol as image rows (first, last + 1).
 
-    Raises ConfigError for an unknown protocol, DataError where the split has too few images.
+    Raises ConfigError for an unknown protocol, DataError if the split has too few images.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"Unknown protocol {protocol!r}. Choose one of {', '.join(PROTOCOLS)}.")
@@ -98,10 +98,10 @@ def _refuse_nan(block: np.ndarray, first: int, captions: np.ndarray) -> None:
 def fold_ranks(
     scores: np.ndarray, cap2im: np.ndarray, positives: np.ndarray | None = None, images: tuple[int, int] | None = None
 ) -> Ranks:
-    """Rank the images of one fold against their captions, and those captions against the same images.
+    """Ranks the captions of a fold for each of its images, and the images for each of these captions.
 
     scores: [N, C], may be memory-mapped; it is read twice in chunks of rows. cap2im: [C]. positives: [C, N] bool,
-    all images that are right for a caption, instead of only its own. images: first and last + 1 row; None: all.
+    all images that are right for a caption; None: only its own image. images: first and last + 1 row; None: all.
     Raises BssanError with the rows of a NaN, DataError if shapes disagree or no image of the fold has a caption.
     """
     cap2im = np.asarray(cap2im)
@@ -135,7 +135,7 @@ def fold_ranks(
         np.maximum(best, right_scores.max(0), out=best)
         has_image |= right.any(0)
     higher = np.zeros(len(captions), np.int64)
-    # In the dtype of the scores, so that comparing needs no copy in a wider one.
+    # In the dtype of the scores, so that the comparison does not convert them.
     best = best.astype(np.result_type(scores.dtype, np.float16))
     for _, block, right in blocks():
         higher += ((block >= best) & ~right).sum(0)
@@ -152,7 +152,7 @@ def fold_ranks(
 def protocol_ranks(
     scores: np.ndarray, cap2im: np.ndarray, protocol: str = "full", positives: np.ndarray | None = None
 ) -> list[Ranks]:
-    """One Ranks for each fold. scores: [N, C]. cap2im: [C]. positives: [C, N] bool or None."""
+    """The ranks of each fold. scores: [N, C]. cap2im: [C]. positives: [C, N] bool or None."""
     return [fold_ranks(scores, cap2im, positives, fold) for fold in protocol_folds(scores.shape[0], protocol)]
 
 
@@ -181,14 +181,14 @@ def retrieval_metrics(
 ) -> dict:
     """The metrics of `metrics_of_folds` under a protocol.
 
-    scores: [N, C], larger is closer. cap2im: [C]. positives: [C, N] bool, all images that are right for a caption;
-    without it only a caption's own image is right. protocol: "full", "5k" or "1k-5fold".
+    scores: [N, C], larger for better matches. cap2im: [C]. positives: [C, N] bool, all images that are right for a
+    caption; None: only its own image. protocol: "full", "5k" or "1k-5fold".
     """
     return metrics_of_folds(protocol_ranks(scores, cap2im, protocol, positives))
 
 
 def pair_metrics(scores: np.ndarray, kinds: list[str]) -> dict:
-    """Percent of minimal pairs, two scenes that differ in one thing, that are matched right. A tie counts as wrong.
+    """Percent of minimal pairs (two images that differ in one thing) that are matched right. A tie counts as wrong.
 
     scores: [2P, 2P]; images 2i and 2i + 1 belong to captions 2i and 2i + 1. kinds: P names such as "colour".
     text: both images score higher with their own caption. image: both captions with their own image. group: all four.

@@ -1,7 +1,7 @@
-"""Scores of every image of a split with every caption within a memory budget, and the attention behind a score.
+"""Scores of all images of a split with all captions within a memory budget, and the attention of single pairs.
 
-Images are encoded once, as many as the budget allows. Captions are sorted by length and scored in blocks. Each block of
-scores is written to its place in the result, so memory use does not depend on the size of the gallery.
+As many images are encoded at once as the budget allows. Captions are sorted by length and scored in blocks. Each block
+of scores is written into the result at once, so memory use does not depend on the size of the gallery.
 
 Letters: N and B images, C captions, K regions, M objects, T words, D feature size, d joint size.
 """
@@ -24,21 +24,21 @@ from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import ConfigError
 from bssan_lib.models.checkpoint import Checkpoint, check_features
 from bssan_lib.models.encoders import Matcher
-from bssan_lib.parallel import own_share, process_state
+from bssan_lib.parallel import process_share, process_state
 from bssan_lib.progress import tqdm
 from bssan_lib.vision.backbone import fast_bfloat16
 
 NAMES = ("joint", "w2r", "o2w")
 IMAGES = 128  # encoded and scored at once, at most
-WORD_BYTES = 128  # memory of a word for each of the d numbers while its caption is encoded, with the LSTM
+WORD_BYTES = 128  # for each word and each of the d numbers, while captions are encoded
 
 
 @dataclass
 class Scores:
-    """Scores [N, C] float32 of every image with every caption; in temporary files if they exceed the memory budget.
+    """Scores [N, C] float32 of every image with every caption; in temporary files if memory is too small.
 
-    w2r, o2w: None for methods without that direction. seconds: {"encode": s, "score": s}. gate: share of W2R, the mean
-    over all pairs; None for methods without a gate.
+    w2r, o2w: None for methods without that direction. seconds: {"encode": s, "score": s}. gate: share of W2R, mean over
+    all pairs; None for methods without a gate.
     """
 
     joint: np.ndarray
@@ -53,7 +53,7 @@ class Attention:
     """The attention of one image and one caption, computed by the function that scores them.
 
     w2r: [T, K], each row (a word) sums to one over regions. o2w: [M, T], each row (an object) sums to one over words.
-    A direction that a method lacks is None, like its score and the gate. gate: the share of W2R for this pair.
+    gate: the share of W2R for this pair. For a direction that the method lacks, the weights, score and gate are None.
     """
 
     w2r: np.ndarray | None
@@ -70,7 +70,7 @@ def _blocks(total: int, size: int) -> list[np.ndarray]:
 
 
 def _caption_blocks(lengths: np.ndarray, words: int) -> list[np.ndarray]:
-    """Caption rows, sorted by length, in blocks of at most `words` words including padding (or one caption)."""
+    """Caption rows, sorted by length, in blocks of at most `words` words including padding, or of one caption."""
     order = np.argsort(lengths, kind="stable")
     blocks, start = [], 0
     for end in range(1, len(order) + 1):
@@ -81,7 +81,10 @@ def _caption_blocks(lengths: np.ndarray, words: int) -> list[np.ndarray]:
 
 
 def product_type(precision: str) -> torch.dtype:
-    """The dtype of the large matrix products. precision: "float32", "bfloat16" or "auto" (bfloat16 if it is fast here)."""
+    """The dtype of the large matrix products.
+
+    precision: "float32", "bfloat16" or "auto" (bfloat16 if it is fast here).
+    """
     if precision == "auto":
         precision = "bfloat16" if fast_bfloat16() else "float32"
     if precision not in ("float32", "bfloat16"):
@@ -100,12 +103,12 @@ def score_model(
     precision: str = "float32",
     progress: bool = True,
 ) -> Scores:
-    """Scores of images and captions with a model in evaluation mode, on the model's device.
+    """Scores images with captions in evaluation mode, on the model's device.
 
-    images, captions: rows of the split, all by default. precision: of the large products, see `product_type`; softmax
-    and sums are float32. memory: the budget, without about 20 MiB that any scoring needs. Half of it is for encoded
-    images; if they need more, they are split and captions are encoded again for each part. With several processes
-    (accelerate) each scores its share of the images, and all return the whole.
+    images, captions: rows of the split; None: all. precision: of the large products, see `product_type`; softmax
+    and sums are float32. memory: the budget, beside about 20 MiB that any scoring needs. Half of it is for encoded
+    images; if they need more, they are split into parts, and captions are encoded again for each part. Several
+    processes share the images, and all of them return the complete result.
     Returns Scores [len(images), len(captions)].
     """
     check_features(model, split)
@@ -114,10 +117,10 @@ def score_model(
     device, d = model.device, model.config.joint_size
     images = np.arange(len(split.ids)) if images is None else np.asarray(images)
     captions = np.arange(len(words)) if captions is None else np.asarray(captions)
-    own = np.arange(len(images))[own_share(len(images))]
+    own = np.arange(len(images))[process_share(len(images))]
     budget, (K, D) = parse_memory(memory), split.regions.shape[1:]
     vectors = K + split.sizes["objects"]
-    # Features take 8 bytes a number: as stored, and as float32.
+    # Features take 8 bytes per number: stored and as float32.
     batch = int(np.clip(budget // 16 // (8 * vectors * max(D, model.feature_size)), 1, IMAGES))
     parts = [own[part] for part in _blocks(len(own), max(batch, budget // 2 // (4 * vectors * d)))]
     caption_blocks = _caption_blocks(words.lengths[captions], max(budget // (WORD_BYTES * d), 1))
@@ -147,7 +150,7 @@ def score_model(
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str, device: torch.device):
-    """Adds the time of the enclosed block. Waits for the GPU, so that its work is counted here."""
+    """Adds the time of the enclosed block, including the GPU's work."""
     start = time.perf_counter()
     yield
     if device.type == "cuda":
@@ -156,7 +159,7 @@ def _timed(seconds: dict[str, float], name: str, device: torch.device):
 
 
 def _matrix(rows: int, columns: int, budget: int) -> np.ndarray:
-    """An array for scores: in memory, or in a temporary file if all would need more than a quarter of the budget."""
+    """An array for scores: in memory, or in a temporary file if all arrays need more than a quarter of the budget."""
     if rows * columns * 4 * len(NAMES) <= budget // 4:
         return np.empty((rows, columns), np.float32)
     with tempfile.TemporaryFile() as file:  # deleted with the array
@@ -164,7 +167,7 @@ def _matrix(rows: int, columns: int, budget: int) -> np.ndarray:
 
 
 def _whole(own: np.ndarray, rows: int, budget: int) -> np.ndarray:
-    """The rows of all processes, in the order of ranks, a few at a time. own: [n, C], of this process."""
+    """Gathers the rows of all processes, in the order of ranks, a few at a time. own: [n, C], of this process."""
     whole, starts = _matrix(rows, own.shape[1], budget), np.cumsum([0, *gather_object([len(own)])])
     step = max(budget // 8 // (4 * own.shape[1] * (len(starts) - 1)), 1)
     for first in range(0, int(np.diff(starts).max()), step):
@@ -181,7 +184,7 @@ def score_split(
     precision: str = "float32",
     progress: bool = True,
 ) -> Scores:
-    """Scores [N, C] of every image of a split with every caption; on the GPU if there is one."""
+    """Scores [N, C] of all images of a split with all captions, on the GPU if there is one."""
     model = checkpoint.model.to(device or process_state().device)
     words = Words(split.captions, checkpoint.vocabulary)
     return score_model(model, split, words, memory, precision=precision, progress=progress)
@@ -227,9 +230,10 @@ def attend_arrays(
     object_boxes: np.ndarray | None,
     caption: str,
 ) -> Attention:
-    """Attention of one image and one caption.
+    """The attention of one image and one caption.
 
-    regions: [K, D]. objects: [M, D], or None if the objects are the regions. boxes: [K, 4], object_boxes: [M, 4], or None.
+    regions: [K, D]. objects: [M, D], or None if the objects are the regions. boxes: [K, 4], object_boxes: [M, 4], or
+    None.
     """
     return _attend_image(checkpoint, [regions, objects, boxes, object_boxes], [caption])[0]
 
@@ -237,7 +241,7 @@ def attend_arrays(
 def attend(
     checkpoint: Checkpoint, split: PreparedSplit, pairs: Iterable[tuple[int, int]], device: str | None = None
 ) -> list[Attention]:
-    """Attention of some pairs (image row, caption row) of a split, in the same order. Each image is encoded once.
+    """The attention of pairs (image row, caption row) of a split, in the same order. Each image is encoded once.
 
     Raises BssanError for a method without attention.
     """

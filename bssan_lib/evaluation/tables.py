@@ -1,16 +1,18 @@
 """Metrics as tables, for notebooks and for a terminal. Notebook 05."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
+from bssan_lib.evaluation.faithfulness import ORDERS
 from bssan_lib.evaluation.grounding import MAPS, ONLY_BY_TYPE
 from bssan_lib.evaluation.grounding_checks import CHECKED
-from bssan_lib.evaluation.retrieval import DIRECTIONS
+from bssan_lib.evaluation.retrieval import DIRECTIONS, MEASURES, RECALLS
 
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
-    """A row for the joint score, for W2R and O2W alone, and where every image that satisfies a caption is right."""
+    """Rows: the joint score, W2R alone, O2W alone, and the joint score against all images that satisfy a caption."""
     rows = {"joint": metrics, **{f"{name.upper()} alone": row for name, row in metrics.get("directions", {}).items()}}
     if "satisfying" in metrics:
         rows["joint, all that satisfy"] = metrics["satisfying"]
@@ -22,7 +24,7 @@ def metrics_table(metrics: dict) -> pd.DataFrame:
 
 
 def grounding_table(metrics: dict) -> pd.DataFrame:
-    """A row for all phrases that name one object, then one for each type of phrase."""
+    """Rows: all phrases that name one object, then each type of phrase."""
     found = metrics["grounding"]
     rows = {"overall": {**found, "n": found["n_phrases"]}, **found["by_type"]}
     columns = {
@@ -44,9 +46,9 @@ def grounding_table(metrics: dict) -> pd.DataFrame:
 
 
 def maps_table(metrics: dict) -> pd.DataFrame:
-    """A row for each attention map and baseline, over all phrases that name one object.
+    """Rows: each attention map and baseline, over all phrases that name one object.
 
-    The pointing game and its difference to the picture's centre have 95% intervals.
+    The pointing game and its difference to the image centre have 95% intervals.
     """
     found = metrics["grounding"]
     ci95, above = found.get("ci95", {}), found["above"]["center"]
@@ -80,8 +82,105 @@ def with_interval(value: float, span: list[float] | None = None, form: str = ".1
     return f"{value:{form}}" + (f" ({span[0]:{form}} to {span[1]:{form}})" if span else "")
 
 
+def verdict(span: Sequence[float] | None) -> str:
+    """What the 95% interval of a difference says: "above", "below" or "within noise"; nothing without an interval."""
+    if not span:
+        return ""
+    return "above" if span[0] > 0 else "below" if span[1] < 0 else "within noise"
+
+
+def interval_table(metrics: dict) -> pd.DataFrame:
+    """R@1, R@5 and R@10 of the joint score in both directions, with 95% intervals over images."""
+    ci95 = metrics.get("ci95", {})
+    names = [f"R@{k}" for k in RECALLS]
+    return pd.DataFrame(
+        {way: {k: with_interval(metrics[way][k], ci95.get(way, {}).get(k)) for k in names} for way in DIRECTIONS}
+    ).T
+
+
+def baseline_table(metrics: dict) -> pd.DataFrame:
+    """Each measure of both directions over all phrases that name one object, beside the baseline that it must exceed."""
+    found, ci95 = metrics["grounding"], metrics["grounding"].get("ci95", {})
+    rows = {
+        "W2R, pointing game": ("w2r", "pointing_game", "center", "the picture's centre"),
+        "W2R, mass in box": ("w2r", "mass_in_box", "uniform_mass", "even attention"),
+        "O2W, heaviest word is of the phrase": ("o2w", "pointing_game", "uniform_words", "even attention"),
+        "O2W, mass on the phrase": ("o2w", "mass_on_words", "uniform_words", "even attention"),
+        "O2W, heaviest word is of the object": (
+            "o2w",
+            "pointing_game_of_object",
+            "uniform_words_of_object",
+            "even attention",
+        ),
+    }
+    return pd.DataFrame(
+        {
+            name: {
+                "percent": with_interval(found[part][key], ci95.get(part, {}).get(key)),
+                "baseline": with_interval(found["baselines"][base]),
+                "which": which,
+                "difference": f"{found[part][key] - found['baselines'][base]:+.1f}",
+            }
+            for name, (part, key, base, which) in rows.items()
+        }
+    ).T
+
+
+def above_table(metrics: dict) -> pd.DataFrame:
+    """Paired differences of the pointing game of each map to the picture's centre and to the prior, in percentage points."""
+    rows = {}
+    for against, name in (("center", "the picture's centre"), ("prior", "the prior")):
+        for part, row in metrics["grounding"]["above"].get(against, {}).items():
+            if part in MAPS:
+                one = row["pointing_game"]
+                said = with_interval(one["difference"], one.get("ci95"), "+.1f")
+                rows[part.replace("_", " "), name] = {"difference": said, "verdict": verdict(one.get("ci95"))}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def pairs_table(pairs: dict) -> pd.DataFrame:
+    """Minimal pairs, the kinds with the highest group score first, and whether that is above chance.
+
+    Above means by more than two standard errors of guessing. pairs: as `pair_metrics` returns them.
+    """
+    rows, chance = {}, pairs["chance"]["group"]
+    kinds = sorted((kind for kind in pairs if kind not in ("all", "chance")), key=lambda kind: -pairs[kind]["group"])
+    for kind in [*kinds, "all"]:
+        error = 2 * math.sqrt(chance * (100 - chance) / pairs[kind]["n"])
+        apart = pairs[kind]["group"] - chance
+        rows[kind] = {**pairs[kind], "against chance": verdict((apart - error, apart + error))}
+    return pd.DataFrame.from_dict(rows, orient="index").astype({"n": int})
+
+
+def deletion_table(deletion: dict) -> pd.DataFrame:
+    """The mean score of true pairs with a growing share of regions removed: a row for each order.
+
+    deletion: as `deletion_summary` returns it. "falls less" says by how much less than in the order "most".
+    """
+    shares = [f"{share:.0f}%" for share in deletion["removed"]]
+    rows = {}
+    for order in ORDERS:
+        less = deletion.get(f"most minus {order}")
+        rows[order] = {share: f"{score:.3f}" for share, score in zip(shares, deletion[order]["own"])}
+        rows[order]["falls less"] = with_interval(less["fall"], less.get("fall_ci95"), "+.3f") if less else ""
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def published_table(published: pd.DataFrame, metrics: dict, features: str) -> pd.DataFrame:
+    """Published recalls, a row for BSSAN without numbers, and this run.
+
+    published: columns method, features and "i2t R@1", .... features: what this run's model is given.
+    """
+    ours = {measure: round(metrics[measure[:3]][measure[4:]], 1) for measure in MEASURES}
+    rows = [
+        {"method": "BSSAN (10.1109/TIP.2018.2882225)", "features": "not available to us"},
+        {"method": f"this run, {metrics['split']}, one model", "features": features, **ours},
+    ]
+    return pd.concat([published, pd.DataFrame(rows)], ignore_index=True).astype(object).fillna("–")
+
+
 def pointing_table(metrics: dict, measure: str = "pointing_game") -> pd.DataFrame:
-    """One measure of every map: a row for each type of phrase, a column for each map. measure: a key of a map."""
+    """One measure of all maps, such as "pointing_game": rows are types of phrases, columns are maps."""
     found = metrics["grounding"]
     kinds = sorted(found["by_type"], key=lambda kind: -found["by_type"][kind]["n"])
     rows = {"overall": {**found, "n": found["n_phrases"]}, **{kind: found["by_type"][kind] for kind in kinds}}
@@ -99,7 +198,7 @@ def pointing_table(metrics: dict, measure: str = "pointing_game") -> pd.DataFram
 
 
 def format_grounding(metrics: dict) -> str:
-    """Grounding as text for a terminal: every map, then pointing games by type of phrase."""
+    """Grounding as text for a terminal: all maps, then pointing games by type of phrase."""
     count, left_out = metrics["grounding"]["n_phrases"], " and ".join(ONLY_BY_TYPE)
     table = pointing_table(metrics)
     wide = [name for name in table if name.endswith(" combined")]  # so that lines have at most 100 characters

@@ -1,12 +1,12 @@
-"""Attention by kind of word: over how many regions it spreads, and how much objects attend to the word. Notebook 05.
+"""Attention by kind of word: how many regions it covers, and how much objects attend to the word. Notebook 05a.
 
-For a word t of a caption, with the caption's own picture:
+For a word t of a caption, with the caption's own image:
 
     regions    2^H_t with H_t = - sum_k alpha_tk log2 alpha_tk: the perplexity of W2R attention, 1 to K regions
     peak       max_k alpha_tk, the heaviest region's weight
-    o2w_share  T mean_m beta_mt: the weight of the word in O2W attention; 1 is an even share of the caption
+    o2w_share  T mean_m beta_mt: the weight of the word in O2W attention; 1 with even attention
 
-W2R attention of each word sums to one. A word that names nothing has no low attention; it can only have even attention.
+The W2R weights of each word sum to one. So a word that names nothing cannot have little attention, only even attention.
 
 Letters: K regions, M objects, T words.
 """
@@ -27,9 +27,9 @@ FUNCTION, OUTSIDE = "function words", "outside phrases"
 
 
 def word_kinds(tokens: Sequence[str], phrases: Iterable[Phrase]) -> list[str]:
-    """The kind of each of T words of a caption: FUNCTION, the type of its phrase, or OUTSIDE of phrases with boxes.
+    """The kind of each of T words of a caption: FUNCTION, the type of its phrase, or OUTSIDE any phrase with boxes.
 
-    phrases: of this caption. Of compound types and of several phrases the first counts.
+    phrases: of this caption. The first one counts, and of a compound type the first part.
     """
     kinds = [OUTSIDE] * len(tokens)
     for phrase in phrases:
@@ -54,7 +54,7 @@ def word_rows(attentions: Iterable[tuple[int, Any]], phrases: Sequence[Phrase], 
     by_caption = phrases_by_caption(phrases)
     parts = []
     for caption, attention in attentions:
-        count = len(attention.w2r)  # the last words of a long caption may be cut off
+        count = len(attention.w2r)  # a long caption may have been cut
         words = list(attention.words)[:count]
         parts.append(
             DataFrame(
@@ -72,9 +72,10 @@ def word_rows(attentions: Iterable[tuple[int, Any]], phrases: Sequence[Phrase], 
 
 
 def means_by_word(rows: DataFrame, least: int = 20) -> DataFrame:
-    """Means of each word that occurs at least `least` times, sorted by "regions".
+    """The mean MEASURES of each word that occurs at least `least` times, sorted by "regions".
 
-    Where no word does, as in a set of a few captions: of the most frequent ones. Index word; columns count, MEASURES and "function", whether it is in FUNCTION_WORDS.
+    If no word does, as with a few captions, the most frequent ones count.
+    Index: word. Columns: count, MEASURES and "function" (whether it is in FUNCTION_WORDS).
     """
     groups = rows.groupby("word")[MEASURES]
     table = groups.mean().assign(count=groups.size())
@@ -85,9 +86,9 @@ def means_by_word(rows: DataFrame, least: int = 20) -> DataFrame:
 
 
 def means_by_kind(rows: DataFrame, bootstrap: int = 1000, seed: int = 0) -> DataFrame:
-    """Means of each kind of word, sorted by "regions".
+    """The mean MEASURES of each kind of word, sorted by "regions".
 
-    Index kind; columns count, MEASURES and, with bootstrap, "regions_ci95", ...: 95% intervals over images.
+    Index: kind. Columns: count, MEASURES and, with bootstrap, their 95% intervals over images ("regions_ci95", ...).
     """
     images, column = np.unique(rows["image"], return_inverse=True)
     drawn = resampled_counts(len(images), bootstrap, np.random.default_rng(seed)) if bootstrap else None

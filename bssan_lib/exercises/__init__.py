@@ -1,4 +1,4 @@
-"""Checks for the pieces of the model that a student writes: each compares with hand-worked numbers and names mistakes.
+"""Checks for the parts of the model that a student writes. They compare with hand-worked numbers and name mistakes.
 
     check_affinity           (regions [B, K, d], words [C, T, d]) -> [B, K, C, T]
     check_w2r_weights        (similarity [B, K, C, T], lam) -> [B, K, C, T]
@@ -7,7 +7,8 @@
     check_joint_score        (w2r [B, C], o2w [B, C], gate) -> [B, C]
     check_contrastive_loss   (scores [B, B], image_rows [B], lam) -> a number
 
-Each takes the student's function, prints that it is right, or raises ExerciseError. Notebook exercises/build_the_model.
+Each check calls the student's function, prints that it is right or raises ExerciseError. Notebook
+exercises/build_the_model.
 """
 
 from bssan_lib.exercises.checks import (

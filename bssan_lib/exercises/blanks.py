@@ -1,4 +1,4 @@
-"""The exercise notebook, made from the solutions: what stands between the marks becomes a TODO."""
+"""Makes the exercise notebook from the solutions: the code between two marks becomes a TODO."""
 
 import copy
 import re
@@ -7,7 +7,7 @@ BLANK = re.compile(r"^( *)# SOLUTION BEGIN\n.*?^ *# SOLUTION END$", re.MULTILINE
 
 
 def with_blanks(notebook: dict) -> dict:
-    """A notebook (the content of the file) without the lines between # SOLUTION BEGIN and # SOLUTION END, and without outputs."""
+    """A copy of a notebook without outputs and without the lines from # SOLUTION BEGIN to # SOLUTION END."""
     blank = copy.deepcopy(notebook)
     for cell in blank["cells"]:
         if cell["cell_type"] == "code":

@@ -1,7 +1,7 @@
 """The six checks. The numbers are those of notebooks 02 and 03: lambda = 5 ln 2, so that e^(lambda s) = 2^(5 s).
 
-Image 0 has the regions east, (0.6, 0.8) and north; image 1 has three times east. Caption 0 is "east north", caption 1 is
-"north" with padding, caption 2 is "east east".
+Image 0 has the regions east, (0.6, 0.8) and north; image 1 has east three times. Caption 0 is "east north", caption 1
+is "north" with padding, caption 2 is "east east".
 
 Letters: B images, C captions, K regions, M objects, T words, d joint size.
 """
@@ -17,7 +17,7 @@ from bssan_lib.exercises.compare import call, check_gradients, compare
 LAMBDA = 5 * math.log(2)
 EAST, NORTH, BETWEEN = [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]
 REGIONS = torch.tensor([[EAST, BETWEEN, NORTH], [EAST, EAST, EAST]])  # [B, K, d]
-PADDING = [-0.6, 0.8]  # no zeros: whatever stands behind a caption's end must not count
+PADDING = [-0.6, 0.8]  # not zero, because the result must not depend on padding
 WORDS = torch.tensor([[EAST, NORTH], [NORTH, PADDING], [EAST, EAST]])  # [C, T, d]
 LENGTHS = torch.tensor([2, 1, 2])
 # The affinity of image 0 and 1 with caption 0 [B, K, T], by hand.
@@ -29,12 +29,12 @@ W2R = torch.tensor([[(_EAST_SEEN + _NORTH_SEEN) / 2, _NORTH_SEEN, _EAST_SEEN], [
 _OUTER, _MIDDLE = (
     32 / math.sqrt(1025),
     2.2 / math.sqrt(5),
-)  # cosines of east or north, and of (0.6, 0.8), with what they read
+)  # cosines of east or north, and of (0.6, 0.8), with their attended vectors
 O2W = torch.tensor([[(2 * _OUTER + _MIDDLE) / 3, 1.8 / 3, 1.6 / 3], [_OUTER, 0.0, 1.0]])
 
 
 def check_affinity(student: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """The dot product of each region with each word. Raises ExerciseError where it is something else."""
+    """The dot product of each region with each word. Raises ExerciseError for a wrong result."""
     words = WORDS * torch.tensor([1.0, 1.0, 2.0])[:, None, None]  # the last caption's words have length two
     product = torch.einsum("bkd,ctd->bkct", REGIONS, words)
     torch.testing.assert_close(product[:, :, 0], AFFINITY)
@@ -62,7 +62,7 @@ def check_affinity(student: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 
 def check_w2r_weights(student: Callable[[Tensor, float], Tensor]) -> None:
-    """A softmax over the regions, for each word. Raises ExerciseError where it is something else."""
+    """A softmax over the regions, for each word. Raises ExerciseError for a wrong result."""
     similarity = torch.einsum("bkd,ctd->bkct", REGIONS, WORDS)
     scaled = LAMBDA * similarity
     right = scaled.exp() / scaled.exp().sum(1, keepdim=True)
@@ -89,7 +89,7 @@ def check_w2r_weights(student: Callable[[Tensor, float], Tensor]) -> None:
 
 
 def check_w2r_score(student: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
-    """The mean cosine of the words with their attended vectors. Raises ExerciseError where it is something else."""
+    """The mean cosine of the words with their attended vectors. Raises ExerciseError for a wrong result."""
     real = torch.arange(2) < LENGTHS[:, None]  # [C, T]
     similarity = torch.einsum("bkd,ctd->bkct", REGIONS, WORDS)
     attended = torch.einsum("bkct,bkd->bctd", torch.softmax(LAMBDA * similarity, 1), REGIONS)
@@ -102,7 +102,7 @@ def check_w2r_score(student: Callable[[Tensor, Tensor, Tensor, float], Tensor]) 
         "B, C",
         {
             "the axes are in the order captions, images; they should be images, captions.": W2R.T,
-            "padding counts in your mean: use the lengths to leave it out.": cosine.mean(-1),
+            "your mean includes padding: use the lengths to leave it out.": cosine.mean(-1),
             "you divide by the padded length T; divide by the number of real words.": (cosine * real).sum(-1) / 2,
             "you added the cosines up; the score is their mean over the real words.": (cosine * real).sum(-1),
             "you took dot products; divide by the length of the attended vector.": (product * real).sum(-1) / LENGTHS,
@@ -117,7 +117,7 @@ def check_w2r_score(student: Callable[[Tensor, Tensor, Tensor, float], Tensor]) 
 
 
 def check_o2w_score(student: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
-    """The mean cosine of the objects with the words they attend to. Raises ExerciseError where it is something else."""
+    """The mean cosine of the objects with their attended vectors. Raises ExerciseError for a wrong result."""
     padded = ~(torch.arange(2) < LENGTHS[:, None])[:, :, None, None]  # [C, T, 1, 1]
     scaled = LAMBDA * torch.einsum("ctd,bmd->ctbm", WORDS, REGIONS)
     masked = scaled.masked_fill(padded, -torch.inf)
@@ -137,7 +137,7 @@ def check_o2w_score(student: Callable[[Tensor, Tensor, Tensor, float], Tensor]) 
         "B, C",
         {
             "the axes are in the order captions, images; they should be images, captions.": O2W.T,
-            "padding takes part in your softmax: set its similarities to minus infinity before.": (
+            "your softmax includes padding: set its similarities to minus infinity before.": (
                 scores(torch.softmax(scaled, 1))[0].mean(-1)
             ),
             "your weights sum to one over objects; each object's should sum to one over words.": (
@@ -157,7 +157,7 @@ def check_o2w_score(student: Callable[[Tensor, Tensor, Tensor, float], Tensor]) 
 
 
 def check_joint_score(student: Callable[[Tensor, Tensor, float], Tensor]) -> None:
-    """g w2r + (1 - g) o2w. Raises ExerciseError where it is something else."""
+    """g w2r + (1 - g) o2w. Raises ExerciseError for a wrong result."""
     w2r, o2w, gate = torch.tensor([[0.8, 0.4, 0.0]]), torch.tensor([[0.4, 0.0, 1.0]]), 0.75
     right = torch.tensor([[0.7, 0.3, 0.25]])  # 0.6 + 0.1, 0.3 + 0, 0 + 0.25
     compare(
@@ -166,11 +166,11 @@ def check_joint_score(student: Callable[[Tensor, Tensor, float], Tensor]) -> Non
         right,
         "B, C",
         {
-            "the gate is the share of W2R; you gave it to O2W.": (1 - gate) * w2r + gate * o2w,
+            "the gate is the share of W2R; you used it for O2W.": (1 - gate) * w2r + gate * o2w,
             "the two scores are added without the gate.": w2r + o2w,
             "this is the plain mean; the gate weighs the two directions.": (w2r + o2w) / 2,
             "O2W has no weight; it is 1 - gate.": gate * w2r + o2w,
-            "you put the gate through a sigmoid; it is a share from 0 to 1 already.": torch.lerp(
+            "you applied a sigmoid to the gate; it is already a share from 0 to 1.": torch.lerp(
                 o2w, w2r, torch.tensor(gate).sigmoid()
             ),
         },
@@ -181,9 +181,9 @@ def check_joint_score(student: Callable[[Tensor, Tensor, float], Tensor]) -> Non
 def check_contrastive_loss(student: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """The mean cross-entropy of finding the caption of each image and the image of each caption.
 
-    Pairs 0 and 2 are of the same image, so (0, 2) and (2, 0) are neither right nor wrong. lambda is ln 2, so
-    e^(lambda s) = 2^s. Images: 4 of 4 + 1, 8 of 2 + 8 + 1, 2 of 2 + 2. Captions: 4 of 4 + 2, 8 of 1 + 8 + 2, 2 of 1 + 2.
-    Raises ExerciseError where it is something else.
+    Pairs 0 and 2 have the same image, so (0, 2) and (2, 0) are neither right nor wrong. lambda is ln 2, so
+    e^(lambda s) = 2^s. Images: 4 of 4 + 1, 8 of 2 + 8 + 1, 2 of 2 + 2. Captions: 4 of 4 + 2, 8 of 1 + 8 + 2, 2 of 1 +
+    2. Raises ExerciseError for a wrong result.
     """
     scores = torch.tensor([[2.0, 0.0, 5.0], [1.0, 3.0, 0.0], [4.0, 1.0, 1.0]])
     rows, lam = torch.tensor([0, 1, 0]), math.log(2)
@@ -201,8 +201,8 @@ def check_contrastive_loss(student: Callable[[Tensor, Tensor, float], Tensor]) -
         right,
         "",
         {
-            "only one direction: you look for the caption of each image. Add the image of each caption.": images.mean(),
-            "only one direction: you look for the image of each caption. Add the caption of each image.": captions.mean(),
+            "only one direction: you find the caption of each image. Add the image of each caption.": images.mean(),
+            "only one direction: you find the image of each caption. Add the caption of each image.": captions.mean(),
             "another caption of the same image counts as wrong; leave these pairs out.": loss(lam * scores),
             "both directions are added; take their mean.": 2 * right,
             "you added the pairs up; take their mean.": 3 * right,
@@ -217,10 +217,10 @@ def check_contrastive_loss(student: Callable[[Tensor, Tensor, float], Tensor]) -
 
 
 def _scaled(name: str, student: Callable, *inputs) -> None:
-    """A cosine does not depend on the length of what attends: three times as long, with lambda / 3, is the same."""
+    """Checks that queries three times as long, with lambda / 3, have the same score: it is a cosine."""
     *arguments, right = inputs
     longer = call(name, student, *arguments)
-    mistakes = {"divide by the length of what attends too: a cosine does not depend on it.": 3 * right}
+    mistakes = {"divide by the length of the query too: a cosine does not depend on it.": 3 * right}
     compare(name, longer, right, "B, C", mistakes)
 
 

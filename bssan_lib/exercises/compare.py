@@ -1,4 +1,4 @@
-"""A student's answer beside the right one: equal, a known mistake, or where it differs."""
+"""Compares a student's result with the right one and finds known mistakes."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,9 +11,9 @@ TOLERANCE = 1e-5
 
 
 def compare(name: str, answer: object, right: Tensor, axes: str, mistakes: Mapping[str, Tensor]) -> None:
-    """Raises ExerciseError where answer is not `right`, and says why if it is one of the mistakes.
+    """Raises ExerciseError unless answer equals `right`. The message explains known mistakes.
 
-    axes: the letters of the right shape, such as "B, C". mistakes: {what is wrong: the numbers that this mistake gives}.
+    axes: the letters of the right shape, such as "B, C". mistakes: {message: the numbers that this mistake gives}.
     """
     if answer is None or answer is Ellipsis:
         raise ExerciseError(f"{name}: returns nothing. Replace the TODO, and end with `return`.")
@@ -42,7 +42,7 @@ def _equal(answer: Tensor, right: Tensor) -> bool:
 
 
 def call(name: str, student: Callable, *inputs: object) -> object:
-    """What the student's function returns. Raises ExerciseError where it fails on shapes or is not written yet."""
+    """Calls the student's function. Raises ExerciseError if it fails or is not written yet."""
     try:
         return student(*inputs)
     except NotImplementedError as error:
@@ -53,7 +53,7 @@ def call(name: str, student: Callable, *inputs: object) -> object:
 
 
 def check_gradients(name: str, student: Callable, vectors: Tensor, words: Tensor, lengths: Tensor, lam: float) -> None:
-    """Raises ExerciseError where the score's gradient is not finite, with vectors of zeros as padding."""
+    """Raises ExerciseError if the score has no finite gradient when padding is zero."""
     real = torch.arange(words.shape[1]) < lengths[:, None]
     inputs = vectors.clone(), words * real[..., None], torch.tensor(lam)
     score = call(name, student, *(one.requires_grad_() for one in inputs[:2]), lengths, inputs[2].requires_grad_())
@@ -65,6 +65,6 @@ def check_gradients(name: str, student: Callable, vectors: Tensor, words: Tensor
     for what, grad in zip(("the vectors", "the words", "lambda"), grads):
         if grad is not None and not grad.isfinite().all():
             raise ExerciseError(
-                f"{name}: the score is right, but its gradient for {what} is NaN where padding is zero. Multiply by lambda "
-                "before you mask with minus infinity, and keep what stands under a root above zero (1e-12)."
+                f"{name}: the score is right, but its gradient for {what} is NaN if padding is zero. Multiply by "
+                "lambda before you mask with minus infinity, and clamp numbers under a root to at least 1e-12."
             )

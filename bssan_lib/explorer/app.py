@@ -1,6 +1,6 @@
 """The explorer: pictures and captions to choose, a caption to type, a photograph to hand in, figures to keep.
 
-    Explorer(galleries, camera)         from what is at hand
+    Explorer(galleries, extractor)         from what is at hand
     open_explorer(checkpoint, data)     what `bssan explore` shows
 
 Whatever was typed or read from a file is shown as text alone. A picture that was handed in lives in memory, as long as
@@ -16,7 +16,7 @@ from bssan_lib import viz
 from bssan_lib.data import tokenize
 from bssan_lib.data.images import open_upload, upload_name
 from bssan_lib.errors import BssanError, DataError
-from bssan_lib.evaluation.photograph import Camera, Photograph
+from bssan_lib.evaluation.photograph import FeatureExtractor, Photograph
 from bssan_lib.explorer.galleries import Gallery, features_of, nearest_captions, nearest_pictures, open_galleries
 from bssan_lib.explorer.view import (
     AttentionView,
@@ -37,11 +37,11 @@ MEDIA = {"pdf": "application/pdf", "svg": "image/svg+xml", "png": "image/png"}
 class Explorer:
     """Widgets around an AttentionView. `box` holds them all; the object itself can be displayed.
 
-    galleries: at least one. camera: turns pictures that are handed in into regions; None: none can be handed in.
+    galleries: at least one. extractor: turns pictures that are handed in into regions; None: none can be handed in.
     """
 
-    def __init__(self, galleries: list[Gallery], camera: Camera | None = None):
-        self.galleries, self.camera = list(galleries), camera
+    def __init__(self, galleries: list[Gallery], extractor: FeatureExtractor | None = None):
+        self.galleries, self.extractor = list(galleries), extractor
         self.own: tuple[int, list[tuple[str, Photograph]]] | None = None  # a gallery of uploads, the newest first
         self.place, self._choosing = (0, 0), False
         self._captions_of: Photograph | None = None  # of these the nearest captions are kept
@@ -76,7 +76,7 @@ class Explorer:
         self.attention = self.photograph.attend(caption)
         self.view = AttentionView(
             view_data(self.photograph, caption, first.labels[0], self.attention),
-            on_upload=self.take if camera else None,
+            on_upload=self.take if extractor else None,
         )
         row = {"flex_flow": "row wrap", "width": "100%", "max_width": "60rem", "align_items": "center"}
         self.box = widgets.VBox(
@@ -118,10 +118,10 @@ class Explorer:
 
     def take(self, name: str, content: bytes) -> None:
         """Shows a picture that was handed in. DataError where it is none; what was shown stays."""
-        if self.camera is None:
+        if self.extractor is None:
             raise DataError("no photographs can be opened here: the model was trained on features of unknown making")
         picture = open_upload(content, name)
-        photograph = self.camera.take(picture)
+        photograph = self.extractor.extract(picture)
         picture.thumbnail((LARGEST_KEPT, LARGEST_KEPT))
         if self.own is None:
             kept: list[tuple[str, Photograph]] = []
@@ -129,7 +129,7 @@ class Explorer:
             self.galleries.append(
                 Gallery(
                     "your photographs",
-                    self.camera.checkpoint,
+                    self.extractor.checkpoint,
                     [],
                     [],
                     lambda row: kept[row][1].picture,
@@ -184,10 +184,10 @@ class Explorer:
             return
         here, (number, row) = self.place[0], self.place
         if (
-            self.own is not None and self.camera is not None and here == self.own[0]
+            self.own is not None and self.extractor is not None and here == self.own[0]
         ):  # those have no captions: look in a gallery of the same model
             here = next(
-                (i for i, one in enumerate(self.galleries[:-1]) if one.checkpoint is self.camera.checkpoint), here
+                (i for i, one in enumerate(self.galleries[:-1]) if one.checkpoint is self.extractor.checkpoint), here
             )
         gallery = self.galleries[here]
         if not gallery.is_encoded and gallery.searched > 20:

@@ -18,7 +18,7 @@ from bssan_lib.data.prepared import PreparedSplit, prepared_folder
 from bssan_lib.data.scenes.drawing import draw_scene
 from bssan_lib.data.scenes.source import make_scenes
 from bssan_lib.errors import DataError
-from bssan_lib.evaluation.photograph import Camera, Photograph, can_see, load_pretrained
+from bssan_lib.evaluation.photograph import FeatureExtractor, Photograph, can_extract, load_pretrained
 from bssan_lib.models.checkpoint import Checkpoint, check_backbone, check_directions, check_features, load_checkpoint
 from bssan_lib.models.codes import CaptionCodes, ImageCodes
 
@@ -105,26 +105,26 @@ class Gallery:
         return self._captions
 
 
-def free_photographs(camera: Camera) -> Gallery:
+def free_photographs(extractor: FeatureExtractor) -> Gallery:
     """Five photographs that anyone may use, with captions of ours."""
     from skimage import data
 
     names = list(FREE_CAPTIONS)
     return _taken(
         "photographs that come along",
-        camera,
+        extractor,
         names,
         list(FREE_CAPTIONS.values()),
         lambda row: Image.fromarray(getattr(data, names[row])()).convert("RGB"),
     )
 
 
-def drawn_scenes(camera: Camera, count: int = 12, seed: int = 1) -> Gallery:
+def drawn_scenes(extractor: FeatureExtractor, count: int = 12, seed: int = 1) -> Gallery:
     """Built-in scenes, drawn when they are looked at."""
     scenes, written = zip(*make_scenes("dev", count, seed))
     return _taken(
         "built-in scenes",
-        camera,
+        extractor,
         [f"scene {row + 1}" for row in range(count)],
         [[caption.text for caption in captions] for captions in written],
         lambda row: draw_scene(scenes[row]),
@@ -147,8 +147,8 @@ def prepared_gallery(checkpoint: Checkpoint, split: PreparedSplit, title: str | 
     )
 
 
-def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tuple[list[Gallery], Camera]:
-    """Galleries of a checkpoint or run, or of the packaged model, and the camera for photographs handed in.
+def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tuple[list[Gallery], FeatureExtractor]:
+    """Galleries of a checkpoint or run, or of the packaged model, and the extractor for photographs handed in.
 
     data: a folder of prepared features; by default the run's own. Where it has a dev split, train and test are left out.
     """
@@ -160,12 +160,12 @@ def open_galleries(checkpoint: Path | str | None, data: Path | str | None) -> tu
         names = ["dev", *(name for name in names if name not in ("train", "dev", "test"))]
     splits = [open_prepared(folder, name) for name in names] if folder else []
     galleries = [prepared_gallery(given, split) for split in splits]
-    knows_photographs = can_see(given) and not any(split.meta.get("source") == "scenes" for split in splits)
-    camera = Camera(given if knows_photographs else load_pretrained())
-    galleries.append(free_photographs(camera))
+    knows_photographs = can_extract(given) and not any(split.meta.get("source") == "scenes" for split in splits)
+    extractor = FeatureExtractor(given if knows_photographs else load_pretrained())
+    galleries.append(free_photographs(extractor))
     if not folder:
-        galleries.append(drawn_scenes(Camera(given) if can_see(given) else camera))
-    return galleries, camera
+        galleries.append(drawn_scenes(FeatureExtractor(given) if can_extract(given) else extractor))
+    return galleries, extractor
 
 
 def features_folder(data: Path | str) -> Path:
@@ -210,14 +210,14 @@ def nearest_pictures(gallery: Gallery, caption: str, count: int = 5) -> list[tup
     return [(int(row), float(scores[row]), weights[i]) for i, row in enumerate(order)]
 
 
-def _taken(title, camera: Camera, labels, captions, picture) -> Gallery:
+def _taken(title, extractor: FeatureExtractor, labels, captions, picture) -> Gallery:
     """A gallery of pictures whose features are computed when they are first asked for."""
 
     @lru_cache(maxsize=SEARCHED)
     def features(row: int) -> tuple:
-        return features_of(camera.take(picture(row)))
+        return features_of(extractor.extract(picture(row)))
 
-    return Gallery(title, camera.checkpoint, labels, captions, lru_cache(maxsize=SEARCHED)(picture), features)
+    return Gallery(title, extractor.checkpoint, labels, captions, lru_cache(maxsize=SEARCHED)(picture), features)
 
 
 def features_of(photograph: Photograph) -> tuple:

@@ -1,23 +1,23 @@
-"""The holistic model: both directions of attention on one affinity, joined by a gate. Notebook 04.
+"""The joint model: both directions of attention on one affinity, combined by a gate. Notebook 04.
 
-    regions  v_k = norm(A x_k + P b_k)       x_k a region's feature, b_k its box (x1 y1 x2 y2): where it is
+    regions  v_k = norm(A x_k + P b_k)       x_k a region's feature, b_k features of its box
     objects  o_m = norm(A' z_m + P' b_m)     the objects may be the regions themselves
     words    h_t = norm of the two directions of an LSTM averaged ;  u_t = W' h_t
     joint    S   = g s_w2r + (1 - g) s_o2w    g = sigmoid of one learned number
-    global   e_v = norm(E sum_k a_k v_k)       a = softmax_k(p . v_k); e_c likewise from the words u_t: one vector
-                                              a picture or caption, the first stage of search, no part of S
+    global   e_v = norm(E sum_k a_k v_k)       a = softmax_k(p . v_k); e_c in the same way from the words u_t: one
+                                              vector per image or caption, for the shortlist of search; not in S
 
-Switches of `ModelConfig` take a part away or put another in its place, to see what it is worth:
+Settings of `ModelConfig` remove or replace a part, so that its effect can be measured:
 
     bilinear: false     u_t = h_t
     gate: half          g = 1/2
-    gate: pair          g = sigmoid(a . mean_k v_k + b . mean_t u_t + c), of each image and caption
-    global_term: true   S = (1 - c) (g s_w2r + (1 - g) s_o2w) + c e_v . e_c , c a learned share: now a part of S
-    encoder             which recurrent network makes h_t
-    tune: stage, all    x_k and z_m come from the backbone, which is tuned too: see vision/last_stage.py and whole.py
+    gate: pair          g = sigmoid(a . mean_k v_k + b . mean_t u_t + c), one for each pair of image and caption
+    global_term: true   S = (1 - c) (g s_w2r + (1 - g) s_o2w) + c e_v . e_c , with a learned share c
+    encoder             the recurrent network that computes h_t
+    tune: stage, all    part of the backbone is trained too: see vision/last_stage.py and vision/whole.py
 
-The unification of W2R and O2W in one deep model is the paper's (DOI 10.1109/TIP.2018.2882225); sizes, norms,
-places, gate and temperatures are ours.
+One deep model for W2R and O2W is the idea of the paper (DOI 10.1109/TIP.2018.2882225). We chose the sizes, norms, box
+features, gate and temperatures.
 
 Letters: B images, C captions, K regions, M objects, T words, D feature size, d joint size, e global size.
 """
@@ -34,16 +34,16 @@ from bssan_lib.attention.w2r import affinity, length_mask, w2r_scores, w2r_weigh
 from bssan_lib.config import ModelConfig
 from bssan_lib.errors import ConfigError
 from bssan_lib.models.codes import CaptionCodes, ImageCodes, PairScores
-from bssan_lib.models.encoders import GlobalVector, Matcher, VisualProjection, read_words, recurrent
+from bssan_lib.models.encoders import GlobalVector, Matcher, VisualProjection, recurrent, word_states
 
-GLOBAL_SHARE = 0.25  # c of the global vectors in the score, where training starts
+GLOBAL_SHARE = 0.25  # initial share c of the global vectors in the score
 
 
 class BSSAN(Matcher):
     """Bi-directional attention between the words of a caption and the regions of an image.
 
     config: sizes and choices. vocabulary_size: rows of the word table. dimension: D. place: whether boxes are known.
-    Raises ConfigError for choices that exclude each other.
+    Raises ConfigError for settings that exclude each other.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, dimension: int, place: bool):
@@ -51,9 +51,9 @@ class BSSAN(Matcher):
         _check(config)
         d = config.joint_size
         seen = d if config.reading == "inputs" else 0
-        # Called by its usual name whatever the encoder, so that checkpoints keep theirs.
+        # Named lstm for every encoder, so that the names in checkpoints stay the same.
         self.lstm = recurrent(config.encoder, config.word_size + seen, d, config.lstm_layers, config.dropout)
-        self.look = nn.Linear(config.word_size, d, bias=False) if seen else None
+        self.first_query = nn.Linear(config.word_size, d, bias=False) if seen else None
         self.bilinear = nn.Linear(d, d, bias=False) if config.bilinear else nn.Identity()
         self.regions = VisualProjection(self.feature_size, d, self.has_place, config.region_dropout)
         if not config.tie_projections:
@@ -77,32 +77,34 @@ class BSSAN(Matcher):
 
     @property
     def has_pair_gate(self) -> bool:
-        """Whether each image and caption have a gate of their own."""
+        """Whether each pair of image and caption has its own gate."""
         return self.config.gate == "pair" and self.config.direction == "joint"
 
     @property
     def gate(self) -> Tensor:
-        """g, the share of W2R in the joint score: learned, or 1 or 0 where only one direction is used.
+        """g, the share of W2R in the joint score: learned; 1 or 0 if only one direction is used.
 
-        Of gates of pairs, the part that all have in common: sigmoid(c).
+        With a gate for each pair, the part that all share: sigmoid(c).
         """
         fixed = {"w2r": 1.0, "o2w": 0.0}.get(self.config.direction)
         return self.gate_logit.sigmoid() if fixed is None else self.gate_logit.new_tensor(fixed)
 
     def gates(self, images: ImageCodes, captions: CaptionCodes) -> Tensor:
-        """g of every image with every caption: [B, C], or a scalar where one serves all pairs."""
+        """g of every image with every caption: [B, C], or a scalar if all pairs have the same gate."""
         if not self.has_pair_gate:
             return self.gate
         image = (images.regions.mean(1) * self.gate_region).sum(-1)  # [B]
-        caption = (captions.words.sum(1) * self.gate_word).sum(
-            -1
-        ) / captions.lengths  # [C], words being zero at padding
+        caption = (captions.words.sum(1) * self.gate_word).sum(-1) / captions.lengths  # [C]; words are zero at padding
         return (image[:, None] + caption[None, :] + self.gate_logit).sigmoid()
 
     def project_images(
         self, regions: Tensor, objects: Tensor | None, boxes: Tensor | None = None, object_boxes: Tensor | None = None
     ) -> ImageCodes:
-        """regions [B, K, D], objects [B, M, D] or None (the regions), boxes [K, 4] or [B, K, 4] -> codes [B, K, d], [B, M, d]."""
+        """Projects features into the joint space.
+
+        regions: [B, K, D]. objects: [B, M, D], or None if they are the regions. boxes: [K, 4] or [B, K, 4]. Returns
+        codes [B, K, d] and [B, M, d].
+        """
         v = self.regions(regions, boxes)
         tied = self.config.tie_projections
         if objects is None and tied:
@@ -111,22 +113,22 @@ class BSSAN(Matcher):
         return ImageCodes(v, project(regions, boxes) if objects is None else project(objects, object_boxes))
 
     def image_vectors(self, images: ImageCodes) -> Tensor:
-        """One vector a picture [B, e] of norm one, whose product with a caption's finds candidates in a large gallery."""
+        """One vector per image, [B, e], of norm one. Its products with caption vectors make the shortlist of search."""
         return self.global_image(images.regions)
 
     def caption_vectors(self, captions: CaptionCodes) -> Tensor:
-        """One vector a caption [C, e] of norm one."""
+        """One vector per caption, [C, e], of norm one."""
         return self.global_caption(captions.words, length_mask(captions.lengths, captions.words.shape[1]))
 
     def _states(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """h_t of norm one: [C, T, input] -> [C, T, d], zero at padding."""
-        states = self.dropout(read_words(self.lstm, inputs, lengths))
+        states = self.dropout(word_states(self.lstm, inputs, lengths))
         return states / safe_norm(states)[..., None]
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionCodes:
         """tokens: word ids [C, T], zero at padding. lengths: [C]. Returns u [C, T, d].
 
-        Reading (b) has no states without an image: its words are left empty and the tokens are kept.
+        In reading (b) the states depend on the image, so here the words stay empty and only the tokens are kept.
         """
         tokens = self.drop_words(tokens)
         if self.config.reading == "inputs":
@@ -139,9 +141,9 @@ class BSSAN(Matcher):
     ) -> PairScores:
         """Score every image against every caption.
 
-        images: B of them. captions: C of them, of any lengths. weights: keep the attention, for few pairs, since
-        [B, K, C, T] is then held. products: dtype of the large matrix products, see `pairs.score_pairs`.
-        While a model of one direction is trained, the other's scores are zeros.
+        images: B. captions: C, of any lengths. weights: also return the attention weights; only for few pairs, because
+        they have the size [B, K, C, T]. products: dtype of the large matrix products, see `pairs.score_pairs`.
+        While a model of one direction is trained, the scores of the other are zero.
         """
         if self.config.reading == "inputs":
             return self._score_by_inputs(images, captions, weights, products)
@@ -169,7 +171,7 @@ class BSSAN(Matcher):
         alpha: Tensor | None = None,
         beta: Tensor | None = None,
     ) -> PairScores:
-        """The joint score from those of both directions [B, C] and, where the settings say so, the global vectors."""
+        """The joint score from those of both directions [B, C] and, with config.global_term, the global vectors."""
         gate = self.gates(images, captions)
         joint = gate * w2r + (1 - gate) * o2w
         if self.config.global_term:
@@ -180,13 +182,13 @@ class BSSAN(Matcher):
         return PairScores(joint, w2r, o2w, alpha, beta, gate)
 
     def _score_by_inputs(self, images: ImageCodes, captions: CaptionCodes, weights: bool, products) -> PairScores:
-        """Reading (b): a first look by the word alone joins it in the LSTM's input; the states then look again.
+        """Reading (b): each word vector attends first, and the attended region is part of the LSTM's input.
 
-        One run of the LSTM for every image, so B times the cost: the reading to compare at small scale.
+        The LSTM runs once for every image, so this costs B times as much; it is for comparisons at small scale.
         """
         embedded = self.dropout(self.embed(captions.tokens))
-        assert self.look is not None  # of reading (b)
-        first_words, scored = self.look(embedded), []
+        assert self.first_query is not None  # of reading (b)
+        first_words, scored = self.first_query(embedded), []
         for b in range(len(images.regions)):
             one = images[b : b + 1]
             first = w2r_weights(affinity(one.regions, first_words), self.log_temperature_w.exp())[0]  # [K, C, T]
@@ -205,7 +207,7 @@ class BSSAN(Matcher):
         return PairScores(joint, w2r, o2w, joined("w2r_weights"), joined("o2w_weights", 2), gate)
 
     def learned(self) -> dict[str, float]:
-        """The numbers worth watching: both inverse temperatures, the gate and, where it scores, the global vectors' share."""
+        """Learned numbers to report: inverse temperatures, gate and, with config.global_term, the global share."""
         numbers = {
             "temperature_w": self.log_temperature_w.exp().item(),
             "temperature_o": self.log_temperature_o.exp().item(),
@@ -217,11 +219,11 @@ class BSSAN(Matcher):
 def _check(config: ModelConfig) -> None:
     if config.method != "bssan":
         raise ConfigError(
-            f"model.method: {config.method} is another method than BSSAN, which is what this notebook or call builds. "
-            "Train it with `bssan train`, or build it with bssan_lib.models.build.build_model."
+            f"model.method: expected bssan, because this notebook or call builds a BSSAN model; got {config.method}. "
+            "Train other methods with `bssan train`, or build them with bssan_lib.models.build.build_model."
         )
     if config.global_term and (config.global_size == 0 or config.reading == "inputs"):
         raise ConfigError(
-            "model.global_term: true needs global vectors, which model.reading: inputs and model.global_size: 0 are "
-            f"without; got reading {config.reading} and global_size {config.global_size}."
+            "model.global_term: true needs global vectors, so model.reading must be states and model.global_size at "
+            f"least 1; got reading {config.reading} and global_size {config.global_size}."
         )

@@ -1,14 +1,13 @@
-"""A trained model as three files that are safe to read, whoever made them.
+"""A trained model as three files. Loading them is safe even if they come from others: nothing is unpickled.
 
-    model.safetensors   the weights
-    config.json         model settings, feature size, what the features were made with, how it was trained
-    vocabulary.json     words, in order, with their hash
-
-Nothing is ever unpickled.
+model.safetensors   the weights
+config.json         settings of the model, size and origin of the features, facts about training
+vocabulary.json     words, in order, with their hash
 """
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,15 +27,15 @@ from bssan_lib.models.codes import CaptionCodes
 from bssan_lib.models.encoders import Matcher
 
 FILES = ("model.safetensors", "config.json", "vocabulary.json")
-WAITING = ".new"  # ends the names of files that are about to replace those of FILES
+WAITING = ".new"  # suffix of new files until they replace those of FILES
 
 
 @dataclass
 class Checkpoint:
-    """A model with everything that it needs for new data.
+    """A model with its vocabulary and a description of its features.
 
-    backbone: the descriptor of the features it was trained on, None for features of unknown origin.
-    info: epoch, step, seed and dev metrics when it was saved.
+    backbone: how the features were extracted; None if unknown. info: epoch, step, seed and dev metrics at saving.
+    folder: None for a model that was not loaded from files.
     """
 
     model: Matcher
@@ -46,32 +45,37 @@ class Checkpoint:
     folder: Path | None = None
 
     def encode_captions(self, captions: list[str]) -> CaptionCodes:
-        """Codes of some captions at once, on the model's device."""
+        """Encodes some captions at once, on the model's device."""
         words = Words(captions, self.vocabulary)
         return self.model.encode_captions(*words.batch(np.arange(len(captions)), self.model.device))
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file by `atomic_write`. Raises CheckpointError when it cannot; an earlier file stays."""
+    """Writes a safetensors file by `atomic_write`. Raises CheckpointError on failure; an earlier file is unchanged."""
     kept = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     try:
         with atomic_write(path) as partial:
             save_file(kept, partial, metadata)
-            partial.chmod(0o644)  # safetensors makes files that other users cannot read
+            partial.chmod(0o644)  # by default other users cannot read it
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: cannot be written ({error}). What was saved there before is unchanged; free some space, or choose "
-            "another folder, and give the same command again."
+            f"{path}: cannot be written ({error}). An earlier file there is unchanged. Free some space or choose "
+            "another folder, then run the same command again."
         ) from error
+
+
+def rename_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights or optimizer states, with the names that earlier versions used replaced by the current ones."""
+    return {re.sub(r"\blook\.weight$", "first_query.weight", name): tensor for name, tensor in tensors.items()}
 
 
 def save_checkpoint(
     folder: Path | str, model: Matcher, vocabulary: Vocabulary, backbone: dict | None, info: dict
 ) -> None:
-    """Writes the three files, as one: after a kill at any moment `load_checkpoint` finds all of the old or all of the new.
+    """Writes the three files. After a kill at any moment, `load_checkpoint` finds either all old or all new files.
 
-    The new files wait under other names until all are there. The last of them is the weights: from then on the new files
-    count, see `checkpoint_files`, and what is left is to move them to their places, the weights last.
+    The new files are first written under other names, the weights last. When the weights are there, the new files are
+    valid, see `checkpoint_files`. Then they are renamed, again the weights last.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,44 +95,44 @@ def save_checkpoint(
 
 
 def _move_waiting(folder: Path) -> None:
-    """Moves the files of a complete save to their places."""
+    """Renames the new files, if all three were written."""
     for name, path in reversed(checkpoint_files(folder).items()):
         if path.name != name:
             os.replace(path, folder / name)
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path]:
-    """Where the three files of a checkpoint are: under their names, or waiting where a complete save was stopped."""
+    """The paths of the three files: new files that were written but not yet renamed come before old ones."""
     waiting = {name: folder / f"{name}{WAITING}" for name in FILES}
     complete = waiting["model.safetensors"].is_file()
     return {name: waiting[name] if complete and waiting[name].is_file() else folder / name for name in FILES}
 
 
 def find_checkpoint(folder: Path | str) -> Path:
-    """The folder with the three files: the one given, or checkpoints/best of a run folder.
+    """The folder with the three files: `folder` itself, or checkpoints/best if it is a run folder.
 
-    Raises CheckpointError that names what is missing.
+    Raises CheckpointError, which names the missing files.
     """
     folder = Path(folder)
     for candidate in (folder, folder / "best", folder / "checkpoints" / "best"):
         if checkpoint_files(candidate)["config.json"].is_file():
             folder = candidate
             break
-    # A waiting file that is gone by now was moved to its place.
+    # Meanwhile another process may have renamed a new file.
     files = checkpoint_files(folder)
     missing = [name for name in FILES if not files[name].is_file() and not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder}: no checkpoint here; {', '.join(missing)} missing. Expected a folder with {', '.join(FILES)}, "
-            "or a run folder with checkpoints/best in it."
+            "or a run folder that contains checkpoints/best."
         )
     return folder
 
 
 def load_checkpoint(folder: Path | str, device: str | torch.device = "cpu") -> Checkpoint:
-    """Reads a checkpoint, or the best one of a run folder, in evaluation mode.
+    """Loads a checkpoint, or the best one of a run folder, in evaluation mode.
 
-    Raises CheckpointError when a file is missing or damaged, the vocabulary is not the one it was trained with, or
+    Raises CheckpointError if a file is missing or damaged, if the vocabulary is not the one used in training, or if the
     weights do not fit the settings.
     """
     folder = find_checkpoint(folder)
@@ -143,11 +147,11 @@ def load_checkpoint(folder: Path | str, device: str | torch.device = "cpu") -> C
             if _stamps(folder) == before:
                 checkpoint.model.to(device).eval()
                 return checkpoint
-        # The training process saved while this one was reading, so the files may be of two epochs: read again.
+        # A training process saved meanwhile, so the files may belong to two epochs: read again.
 
 
 def _stamps(folder: Path) -> list[tuple[Path, int, int]]:
-    """Changes whenever a file of the checkpoint is moved or replaced."""
+    """Changes if a file of the checkpoint is renamed or replaced."""
     found = []
     for path in checkpoint_files(folder).values():
         try:
@@ -166,57 +170,57 @@ def _read(folder: Path) -> Checkpoint:
         settings = config_from_dict(config["model"], ModelConfig)
         model = build_model(settings, len(vocabulary), config["dimension"], config["place"])
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: not the settings of a checkpoint ({error}).") from error
+        raise CheckpointError(f"{folder / 'config.json'}: expected the settings of a checkpoint ({error}).") from error
     if config.get("vocabulary_sha256") != vocabulary.sha256:
         raise CheckpointError(
-            f"{folder}: the vocabulary ({len(vocabulary)} words, hash {vocabulary.sha256[:12]}) is not the one this "
-            f"model was trained with (hash {str(config.get('vocabulary_sha256'))[:12]}). Use the three files of "
-            "one checkpoint together."
+            f"{folder}: the vocabulary ({len(vocabulary)} words, hash {vocabulary.sha256[:12]}) differs from the "
+            f"one used in training (hash {str(config.get('vocabulary_sha256'))[:12]}). Use the three files of "
+            "the same checkpoint."
         )
     try:
         weights = load_file(files["model.safetensors"])
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'}: damaged or incomplete ({error}).") from error
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        model.load_state_dict({name: tensor.float() for name, tensor in rename_weights(weights).items()})
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the weights do not fit config.json. {error}") from error
     return Checkpoint(model, vocabulary, config.get("backbone"), config.get("info", {}), folder)
 
 
 def check_features(model: Matcher, split: PreparedSplit) -> None:
-    """Raises CheckpointError unless the split's features have the size the model was trained on."""
+    """Raises CheckpointError unless the split's features have the size of those used in training."""
     if split.regions.shape[2] != model.dimension:
         raise CheckpointError(
-            f"{split.folder}: the features of split {split.name!r} have {split.regions.shape[2]} numbers a region, "
-            f"the checkpoint was trained on {model.dimension}. Use features of the same backbone."
+            f"{split.folder}: the features of split {split.name!r} have {split.regions.shape[2]} numbers per region, "
+            f"expected {model.dimension} as in training. Use features of the same backbone."
         )
 
 
 def check_backbone(checkpoint: Checkpoint, split: PreparedSplit) -> None:
-    """Raises CheckpointError unless the split's features were made like those that the checkpoint was trained on.
+    """Raises CheckpointError unless the split's features come from the same backbone as those used in training.
 
-    Features of the same size can still come from another backbone; scores on them would mean nothing.
+    Features of another backbone can have the same size, but their scores would be meaningless.
     """
     trained, given = checkpoint.backbone, split.meta.get("backbone")
     if not trained or not given:
         return
     differ = [
-        f"{key} {given.get(key)!r}, trained on {trained.get(key)!r}"
+        f"{key} is {given.get(key)!r} here and {trained.get(key)!r} in training"
         for key in ("name", "features", "image_size", "preprocessing", "weights_sha256")
         if given.get(key) != trained.get(key)
     ]
     if differ:
         raise CheckpointError(
             f"{split.folder}: features of another backbone than the checkpoint's: "
-            f"{'; '.join(differ)}; prepare the data with the checkpoint's"
+            f"{'; '.join(differ)}. Prepare the data with the settings of the checkpoint."
         )
 
 
 def check_directions(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError unless the model attends in both directions, which drawing a pair needs."""
+    """Raises CheckpointError unless the model attends in both directions, as figures of a pair need."""
     if len(checkpoint.model.parts) < 2:
         raise CheckpointError(
-            f"{checkpoint.folder}: a model of method {checkpoint.model.config.method} does not attend in both directions, which "
-            "drawing needs. `bssan evaluate` measures it; for drawing, use a checkpoint of method bssan."
+            f"{checkpoint.folder}: method {checkpoint.model.config.method} does not attend in both directions, as "
+            "figures need. Use a checkpoint of method bssan; `bssan evaluate` can measure this one."
         )

@@ -1,4 +1,4 @@
-"""What a model makes of images and captions, and the scores of their pairs: the interface of every method.
+"""Encoded images and captions, and the scores of their pairs: the interface of every method.
 
 Letters: B images, C captions, K regions, M objects, T words, d joint size.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass
 class ImageCodes:
-    """Images in the joint space. regions: [B, K, d]; objects: [B, M, d], the same tensor where objects are regions."""
+    """Images in the joint space. regions: [B, K, d]. objects: [B, M, d], or the same tensor."""
 
     regions: Tensor
     objects: Tensor
@@ -26,7 +26,7 @@ class ImageCodes:
 class CaptionCodes:
     """Captions in the joint space. words: u [C, T, d], zero at padding; lengths: [C].
 
-    tokens: word ids [C, T], which reading (b) needs to run its LSTM again for every image.
+    tokens: word ids [C, T]; reading (b) runs its LSTM on them for every image.
     """
 
     words: Tensor
@@ -41,10 +41,10 @@ class CaptionCodes:
 
 @dataclass
 class PairScores:
-    """Scores [B, C] of every image with every caption, and the weights behind them when they were asked for.
+    """Scores [B, C] of every image with every caption, and on request the attention weights.
 
-    w2r, o2w: None in methods without such a part. w2r_weights: [B, K, C, T], sums to one over K. o2w_weights:
-    [C, T, B, M], sums to one over T. gate: the share of W2R, [B, C] or one for all pairs.
+    w2r, o2w: None if the method lacks that direction. w2r_weights: [B, K, C, T], sums to one over K. o2w_weights:
+    [C, T, B, M], sums to one over T. gate: the share of W2R, [B, C] or a scalar.
     """
 
     joint: Tensor
@@ -55,6 +55,6 @@ class PairScores:
     gate: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "PairScores":
-        """Changed scores, those that are there; without weights and gate."""
+        """Applies `change` to all scores that are not None; weights and gate are dropped."""
         w2r, o2w = (None if part is None else change(part) for part in (self.w2r, self.o2w))
         return PairScores(change(self.joint), w2r, o2w)

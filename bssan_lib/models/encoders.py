@@ -1,7 +1,7 @@
-"""What every method is made of: projected regions, words read by a recurrent network, one vector for a set. Notebook 04.
+"""The parts of all methods: projected regions, word states of a recurrent network, global vectors. Notebook 04.
 
-    regions  v_k = norm(A x_k + P b_k)       x_k a region's feature, b_k its box (x1 y1 x2 y2): where it is
-    words    h_t = norm of the two directions of an LSTM averaged, or of another recurrent network
+    regions  v_k = norm(A x_k + P b_k)       x_k a region's feature, b_k features of its box
+    words    h_t = norm of the averaged directions of an LSTM or another recurrent network
     global   e   = norm(E sum_l a_l y_l)     a = softmax_l(p . y_l): one vector for a set of regions or words
 
 Letters: B images, C captions, K regions, T words, D feature size, d joint size, e global size.
@@ -20,18 +20,21 @@ from bssan_lib.data.pooling import pool_windows
 from bssan_lib.models.codes import CaptionCodes, ImageCodes, PairScores
 from bssan_lib.vision.whole import tuned_backbone
 
-PADDING, UNKNOWN = 0, 1  # rows of every vocabulary
+PADDING, UNKNOWN = 0, 1  # ids in every vocabulary
 
 
 def place_features(boxes: Tensor) -> Tensor:
-    """Where a box is and how large. boxes: [..., 4] x1 y1 x2 y2 in 0..1 -> [..., 6] centre, width, height, their product, 1."""
+    """Position and size of boxes.
+
+    boxes: [..., 4] x1 y1 x2 y2 in 0..1. Returns [..., 6]: centre (scaled to -1..1), width, height, area, 1.
+    """
     centre = (boxes[..., :2] + boxes[..., 2:]) - 1.0
     size = boxes[..., 2:] - boxes[..., :2]
     return torch.cat([centre, size, size[..., :1] * size[..., 1:], torch.ones_like(size[..., :1])], dim=-1)
 
 
 class VisualProjection(nn.Module):
-    """norm(A x + P b): a feature of the backbone into the joint space, with its place where boxes are known."""
+    """norm(A x + P b): projects a feature of the backbone into the joint space, with its box if boxes are known."""
 
     def __init__(self, dimension: int, joint_size: int, place: bool, dropout: float):
         super().__init__()
@@ -39,11 +42,11 @@ class VisualProjection(nn.Module):
         self.place = nn.Linear(6, joint_size, bias=False) if place else None
         self.dropout = nn.Dropout(dropout)
         if self.place is not None:
-            nn.init.zeros_(self.place.weight)  # starts as the model without places
+            nn.init.zeros_(self.place.weight)  # training starts as if there were no boxes
 
     def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
         """features: [B, K, D]. boxes: [K, 4] or [B, K, 4]. Returns [B, K, d] of norm one."""
-        # One mask an image, so that a channel cannot be told from a neighbouring region.
+        # One mask for all regions of an image, so that a dropped channel cannot be inferred from a neighbouring region.
         projected = self.project(features * self.dropout(torch.ones_like(features[:, :1])))
         if self.place is not None and boxes is not None:
             projected = projected + self.place(place_features(boxes))
@@ -51,13 +54,13 @@ class VisualProjection(nn.Module):
 
 
 class GlobalVector(nn.Module):
-    """norm(E sum_l a_l y_l), a = softmax_l(p . y_l): one vector for a set of regions or words."""
+    """norm(E sum_l a_l y_l), a = softmax_l(p . y_l): one vector for all regions or words."""
 
     def __init__(self, joint_size: int, size: int):
         super().__init__()
         self.pool = nn.Linear(joint_size, 1, bias=False)
         self.project = nn.Linear(joint_size, size)
-        nn.init.zeros_(self.pool.weight)  # starts as the mean
+        nn.init.zeros_(self.pool.weight)  # training starts with the mean
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
         """vectors: [N, L, d]. mask: [N, L], True where a vector is real; None: all are. Returns [N, e] of norm one."""
@@ -69,7 +72,7 @@ class GlobalVector(nn.Module):
 
 
 def recurrent(kind: str, size: int, joint_size: int, layers: int = 1, dropout: float = 0.0) -> nn.LSTM | nn.GRU:
-    """A recurrent network of `joint_size` states a direction. kind: "bilstm", "lstm", "bigru" or "gru". size: of an input."""
+    """A recurrent network. kind: "bilstm", "lstm", "bigru" or "gru". size: of an input. joint_size: of a state."""
     network = nn.LSTM if kind.endswith("lstm") else nn.GRU
     return network(
         size,
@@ -81,23 +84,23 @@ def recurrent(kind: str, size: int, joint_size: int, layers: int = 1, dropout: f
     )
 
 
-def read_words(network: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> Tensor:
-    """States of a network, its directions averaged: [C, T, input] -> [C, T, d], zero at padding. lengths: [C]."""
+def word_states(network: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> Tensor:
+    """States of a network, averaged over its directions: [C, T, input] -> [C, T, d], zero at padding. lengths: [C]."""
     packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
     states, _ = pad_packed_sequence(network(packed)[0], batch_first=True, total_length=inputs.shape[1])
     return states.unflatten(-1, (2 if network.bidirectional else 1, -1)).mean(-2)
 
 
 class Matcher(nn.Module):
-    """What all methods share: their settings, a table of word vectors, and what is tuned of the backbone.
+    """The base class of all methods: settings, word vectors, and the tuned part of the backbone.
 
     A method defines `project_images`, `encode_captions` and `score`.
 
     config: sizes and choices. vocabulary_size: rows of the word table. dimension: D. place: whether boxes are known.
     """
 
-    has_global = False  # whether `image_vectors` and `caption_vectors` are there, for the first stage of search
-    parts: tuple[str, ...] = ("w2r", "o2w")  # the directions whose own scores `score` returns
+    has_global = False  # whether there are `image_vectors` and `caption_vectors`, for the shortlist of search
+    parts: tuple[str, ...] = ("w2r", "o2w")  # the directions whose scores `score` returns beside the joint score
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, dimension: int, place: bool):
         super().__init__()
@@ -110,7 +113,7 @@ class Matcher(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.embed.weight.device
 
     def encode_images(
@@ -120,12 +123,12 @@ class Matcher(nn.Module):
         boxes: Tensor | None = None,
         object_boxes: Tensor | None = None,
     ) -> ImageCodes:
-        """Codes of B images: regions [B, K, D], objects [B, M, D] or None, boxes [K, 4] or [B, K, 4], or None."""
+        """Encodes B images. regions: [B, K, D]. objects: [B, M, D] or None. Boxes: [K, 4], [B, K, 4] or None."""
         features = self.tuned_features(regions, objects, boxes, object_boxes)
         return self.project_images(*features, boxes, object_boxes)
 
     def encode_arrays(self, regions: np.ndarray, *others: np.ndarray | None) -> ImageCodes:
-        """`encode_images` of NumPy arrays: regions [B, K, D], then objects, boxes and object_boxes, or None."""
+        """`encode_images` for NumPy arrays. regions: [B, K, D]. others: objects, boxes, object_boxes, or None."""
 
         def tensor(array: np.ndarray) -> Tensor:
             # Copied, because torch cannot use read-only memory maps.
@@ -136,7 +139,7 @@ class Matcher(nn.Module):
     def tuned_features(
         self, regions: Tensor, objects: Tensor | None, boxes: Tensor | None, object_boxes: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The features of regions and objects: those given, or what the tuned part of the backbone makes of them."""
+        """The features of regions and objects; with a tuned backbone, after its tuned part."""
         if self.stage is None:
             return regions, objects
         features = self.stage(regions)
@@ -145,40 +148,40 @@ class Matcher(nn.Module):
     def project_images(
         self, regions: Tensor, objects: Tensor | None, boxes: Tensor | None = None, object_boxes: Tensor | None = None
     ) -> ImageCodes:
-        """Features of regions [B, K, D] and objects [B, M, D] into the joint space."""
+        """Projects features of regions [B, K, D] and objects [B, M, D] into the joint space."""
         raise NotImplementedError
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionCodes:
-        """tokens: word ids [C, T], zero at padding. lengths: [C]."""
+        """Encodes C captions. tokens: word ids [C, T], zero at padding. lengths: [C]."""
         raise NotImplementedError
 
     def score(
         self, images: ImageCodes, captions: CaptionCodes, weights: bool = False, products: torch.dtype | None = None
     ) -> PairScores:
-        """Every image against every caption; with the attention weights where `weights` asks for them."""
+        """Scores every image with every caption. weights: also return the attention weights."""
         raise NotImplementedError
 
     def image_vectors(self, images: ImageCodes) -> Tensor:
-        """One vector an image [B, e], where `has_global`."""
+        """One vector per image, [B, e], if `has_global`."""
         raise NotImplementedError
 
     def caption_vectors(self, captions: CaptionCodes) -> Tensor:
-        """One vector a caption [C, e], where `has_global`."""
+        """One vector per caption, [C, e], if `has_global`."""
         raise NotImplementedError
 
     def drop_words(self, tokens: Tensor) -> Tensor:
-        """Word ids [C, T], some of them unknown in training, as config.word_dropout has it."""
+        """Word ids [C, T]; in training a share of config.word_dropout of them becomes <unk>."""
         if not self.training or self.config.word_dropout == 0:
             return tokens
         dropped = torch.rand(tokens.shape, device=tokens.device) < self.config.word_dropout
         return tokens.masked_fill(dropped & (tokens != PADDING), UNKNOWN)
 
     def learned(self) -> dict[str, float]:
-        """The few numbers worth watching in training, by name; none in methods without any."""
+        """Learned numbers to report in training, by name; empty for most methods."""
         return {}
 
     def summary(self) -> dict:
-        """What a metrics file says of the model: its settings, size and the numbers of `learned`."""
+        """The entry of a metrics file: settings, sizes and the numbers of `learned`."""
         return {
             **asdict(self.config),
             "vocabulary_size": self.vocabulary_size,

@@ -1,17 +1,14 @@
-"""Published methods behind the interface of BSSAN: trained by the same trainer, scored by the same function.
-
-    vse++      e_v = norm(A mean_k x_k)      e_c = norm(last state of a GRU)      S = e_v . e_c
-               Faghri et al., BMVC 2018, arXiv 1707.05612; with the hinge loss on hardest negatives, margin 0.2
+"""SCAN with the interface of BSSAN, so that the same trainer and the same evaluation apply.
 
     scan       v_k = norm(A x_k)     u_t = norm(both directions of a GRU, averaged)     s_kt = v_k . u_t
                Lee et al., ECCV 2018, arXiv 1803.08024; as in the authors' code: a leaky ReLU, where the paper has ReLU
       t2i      p_kt = l(s_kt) / |l(s_k.)|    l(s) = s, or s / 10 where s < 0; the norm over the caption's words
                a_kt = softmax_k(9 p_kt)      z_t = sum_k a_kt v_k      r_t = cos(u_t, z_t)
                S    = mean_t r_t, or LogSumExp: 1/6 log sum_t exp(6 r_t)
-      i2t      the same with words and regions exchanged: softmax_t(4 p), r_k, and 5 in LogSumExp
+      i2t      the same with words and regions swapped: softmax_t(4 p), r_k, and 5 in LogSumExp
 
-The published tables also have ensembles of t2i and i2t, whose scores are averaged. As in BSSAN, z is never computed
-(`attended`), and captions are scored in tiles of one length (`attention.tiles`).
+The published tables also contain ensembles that average the scores of t2i and i2t. As in BSSAN, z is never computed
+(see `attended`), and captions are scored in tiles of one length (see `attention.tiles`).
 
 Letters: B images, C captions, K regions, T words, W words of all captions together, D feature size, d joint size.
 In a tile: G groups of L attended vectors, N other groups of P queries. t2i: images, regions, captions, words; i2t:
@@ -37,21 +34,21 @@ from bssan_lib.attention.tiles import Tile, affinity_block, affinity_tiles, pack
 from bssan_lib.attention.w2r import affinity, length_mask
 from bssan_lib.config import ModelConfig
 from bssan_lib.models.codes import CaptionCodes, ImageCodes, PairScores
-from bssan_lib.models.encoders import Matcher, VisualProjection, read_words, recurrent
+from bssan_lib.models.encoders import Matcher, VisualProjection, recurrent, word_states
 
 LEAK = 0.1  # slope of the leaky ReLU below zero
 TEMPERATURES = {"t2i": 9.0, "i2t": 4.0}  # inverse, of the softmax
 POOLING_TEMPERATURES = {"t2i": 6.0, "i2t": 5.0}  # inverse, of LogSumExp
-PARTS = {"t2i": "w2r", "i2t": "o2w"}  # SCAN's names of the directions, and ours
+PARTS = {"t2i": "w2r", "i2t": "o2w"}  # direction in SCAN -> direction in this library
 
 
 # -- SCAN's score
 
 
-def compete(similarity: Tensor, mask: Tensor | None = None) -> Tensor:
-    """p: leaky ReLU of the similarity, over its norm along the last axis.
+def leaky_normalized(similarity: Tensor, mask: Tensor | None = None) -> Tensor:
+    """p: the leaky ReLU of the similarity, divided by its norm along the last axis.
 
-    similarity: [..., P], the last axis are the words that compete for a region, or the regions that compete for a word.
+    similarity: [..., P]; the last axis holds the words of a caption (t2i) or the regions of an image (i2t).
     mask: True where they are real.
     """
     leaky = nn.functional.leaky_relu(similarity, LEAK)
@@ -61,7 +58,7 @@ def compete(similarity: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def pooled(cosines: Tensor, pooling: str, temperature: float, mask: Tensor | None = None) -> Tensor:
-    """Mean ("avg") or LogSumExp ("lse") over the last axis. cosines: [..., P]. mask: True where they are real."""
+    """The mean ("avg") or LogSumExp ("lse") over the last axis. cosines: [..., P]. mask: True where they are real."""
     mask = torch.ones_like(cosines, dtype=torch.bool) if mask is None else mask.expand_as(cosines)
     if pooling == "avg":
         return cosines.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)
@@ -79,10 +76,10 @@ def scan_attention(
     mask, forward = length_mask(lengths, words.shape[1]), direction == "t2i"
     vectors, queries = (regions, words) if forward else (words, regions)
     similarity = affinity(vectors, queries)  # [G, L, N, P]
-    competing = compete(similarity, mask if forward else None)
+    logits = leaky_normalized(similarity, mask if forward else None)
     temperature = similarity.new_tensor(TEMPERATURES[direction])
     result, weights = attended_cosine(
-        similarity.flatten(2), gram(vectors), temperature, None if forward else mask, competing.flatten(2)
+        similarity.flatten(2), gram(vectors), temperature, None if forward else mask, logits.flatten(2)
     )
     cosines = result.view(len(vectors), *queries.shape[:2]) / safe_norm(queries)
     scores = pooled(cosines, pooling, POOLING_TEMPERATURES[direction], mask if forward else None)
@@ -90,7 +87,7 @@ def scan_attention(
 
 
 class _ScanPairs(torch.autograd.Function):
-    """One direction of all pairs. Gram matrices are arguments, so autograd continues through them.
+    """One direction of all pairs. The Gram matrices are arguments, so autograd computes their gradients.
 
     regions: [B, K, d] and words: [W, d], packed, both of norm one. grams: of the attended vectors, [B, K, K] (t2i) or
     [C, T, T] (i2t). tiles: of the captions.
@@ -107,7 +104,7 @@ class _ScanPairs(torch.autograd.Function):
         context.settings, scratch = (tiles, direction, pooling), Scratch()
         temperature = grams.new_tensor(TEMPERATURES[direction])
         for _, _, cells, similarity, gram_tile in _tiles(regions, words, grams, stored, tiles, direction, scratch):
-            logits = _compete(similarity, scratch)[0].flatten(2)
+            logits = _leaky_normalized(similarity, scratch)[0].flatten(2)
             result = attend(similarity.flatten(2), gram_tile, temperature, scratch, None, logits, overwrite=True)[0]
             score = pooled(result.view(-1, *similarity.shape[2:]), pooling, POOLING_TEMPERATURES[direction])
             scores[cells] = score if direction == "t2i" else score.T
@@ -142,7 +139,7 @@ def _tile_backward(
 
     grad_scores: [G, N]. similarity: s [G, L, N, P]. gram_tile: [G, L, L].
     """
-    logits, norms = _compete(similarity, scratch)
+    logits, norms = _leaky_normalized(similarity, scratch)
     flat, shape, temperature = similarity.flatten(2), similarity.shape, gram_tile.new_tensor(TEMPERATURES[direction])
     if pooling == "lse":  # the gradient of a cosine is its share in the sum of exponentials
         result = attend(flat, gram_tile, temperature, scratch, None, logits.flatten(2))[0].view(-1, *shape[2:])
@@ -161,8 +158,8 @@ def _tile_backward(
     return grad_similarity.flatten(2), grad_gram
 
 
-def _compete(similarity: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
-    """`compete` in scratch memory, and the norms [..., 1]."""
+def _leaky_normalized(similarity: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
+    """`leaky_normalized` in scratch memory, and the norms [..., 1]."""
     leaky = torch.mul(similarity, LEAK, out=scratch("leaky", similarity.shape, similarity))
     leaky = torch.maximum(leaky, similarity, out=leaky)
     norms = torch.linalg.vector_norm(leaky, dim=-1, keepdim=True).clamp_min_(SMALLEST_SQUARE**0.5)
@@ -178,7 +175,7 @@ def _tiles(
     direction: str,
     scratch: Scratch,
 ) -> Iterator[tuple[Tile, slice, tuple[slice, slice], Tensor, Tensor]]:
-    """For each tile and block of images: both, their cells of the score matrix, s [G, L, N, P], Gram matrices [G, L, L]."""
+    """Yields tile, image rows, cells in the scores, s [G, L, N, P] and Gram matrices [G, L, L]."""
     forward, K = direction == "t2i", regions.shape[1]
     objects = None if forward else regions
     by_region, by_word = (stored, None) if forward else (None, stored)
@@ -198,7 +195,7 @@ def scan_scores(
 ) -> Tensor:
     """The scores [B, C] of `scan_attention` for regions and words of norm one, fast and differentiable.
 
-    products: dtype of the large product, as in `pairs.score_pairs`. Without captions, or without images, scores are empty.
+    products: dtype of the large product, as in `pairs.score_pairs`. Without captions or images the scores are empty.
     """
     if not len(regions) or not len(words):
         return regions.new_zeros(len(regions), len(words), dtype=torch.promote_types(regions.dtype, torch.float32))
@@ -218,7 +215,10 @@ def scan_scores(
 
 
 class SCAN(Matcher):
-    """Stacked cross attention, text to image or image to text as config.method names it, pooled as config.pooling does."""
+    """Stacked cross attention.
+
+    config.method chooses text to image or image to text, config.pooling mean or LogSumExp.
+    """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, dimension: int, place: bool):
         super().__init__(config, vocabulary_size, dimension, place)
@@ -242,13 +242,13 @@ class SCAN(Matcher):
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionCodes:
         """tokens: word ids [C, T], zero at padding. lengths: [C]. Returns u [C, T, d]."""
         tokens = self.drop_words(tokens)
-        states = self.dropout(read_words(self.gru, self.dropout(self.embed(tokens)), lengths))
+        states = self.dropout(word_states(self.gru, self.dropout(self.embed(tokens)), lengths))
         return CaptionCodes(states / safe_norm(states)[..., None], lengths, tokens)
 
     def score(
         self, images: ImageCodes, captions: CaptionCodes, weights: bool = False, products: torch.dtype | None = None
     ) -> PairScores:
-        """Every image with every caption, as `BSSAN.score`; the score of the one direction is the joint score."""
+        """Scores every image with every caption, as `BSSAN.score`; the joint score is that of the single direction."""
         inputs, attention = (
             (images.regions, captions.words, captions.lengths, self.direction, self.config.pooling),
             None,

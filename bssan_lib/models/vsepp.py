@@ -1,4 +1,4 @@
-"""VSE++: one vector for an image, one for a caption, and their product.
+"""VSE++: one vector per image, one per caption, scored by their product.
 
     e_v = norm(A mean_k x_k)      e_c = norm(last state of a GRU)      S = e_v . e_c
 
@@ -14,11 +14,11 @@ from bssan_lib.attention.attended import safe_norm
 from bssan_lib.config import ModelConfig
 from bssan_lib.errors import BssanError
 from bssan_lib.models.codes import CaptionCodes, ImageCodes, PairScores
-from bssan_lib.models.encoders import Matcher, VisualProjection, read_words, recurrent
+from bssan_lib.models.encoders import Matcher, VisualProjection, recurrent, word_states
 
 
 class VSEPP(Matcher):
-    """VSE++: a vector a picture, a vector a caption, their product. Its codes have one "region" and one "word"."""
+    """VSE++. The vector of an image is stored as its only region, the vector of a caption as its only word."""
 
     parts = ()
 
@@ -35,23 +35,23 @@ class VSEPP(Matcher):
         boxes: Tensor | None = None,
         object_boxes: Tensor | None = None,
     ) -> ImageCodes:
-        """regions [B, K, D] -> the vector of each picture, [B, 1, d]; nothing else is looked at."""
+        """regions [B, K, D] -> the vector of each image, [B, 1, d]. Objects and boxes are ignored."""
         vector = self.picture(regions.mean(1, keepdim=True), None)
         return ImageCodes(vector, vector)
 
     def encode_captions(self, tokens: Tensor, lengths: Tensor) -> CaptionCodes:
-        """tokens: word ids [C, T], zero at padding. lengths: [C]. Returns the vector of each caption as words [C, 1, d]."""
+        """tokens: word ids [C, T], zero at padding. lengths: [C]. Returns the vector of each caption, [C, 1, d]."""
         tokens = self.drop_words(tokens)
-        states = read_words(self.gru, self.dropout(self.embed(tokens)), lengths)
+        states = word_states(self.gru, self.dropout(self.embed(tokens)), lengths)
         last = self.dropout(states[torch.arange(len(states), device=states.device), lengths - 1])[:, None]
         return CaptionCodes(last / safe_norm(last)[..., None], lengths, tokens)
 
     def score(
         self, images: ImageCodes, captions: CaptionCodes, weights: bool = False, products: torch.dtype | None = None
     ) -> PairScores:
-        """Every image against every caption: one product a pair. BssanError where weights are asked for."""
+        """Scores every image with every caption by one product. Raises BssanError with `weights`."""
         if weights:
-            raise BssanError("model.method: vse++ has no attention to look at; take bssan, scan-t2i or scan-i2t.")
-        with torch.autocast(self.device.type, enabled=False):  # so few products may as well be exact
+            raise BssanError("model.method: vse++ has no attention weights; use bssan, scan-t2i or scan-i2t.")
+        with torch.autocast(self.device.type, enabled=False):  # these few products are computed exactly
             wide = torch.promote_types(images.regions.dtype, torch.float32)
             return PairScores(images.regions[:, 0].to(wide) @ captions.words[:, 0].to(wide).T, None, None)

@@ -1,1 +1,1 @@
-"""Search in large galleries: a shortlist by one vector an image, then an exact rerank by attention."""
+"""Search in large galleries: global vectors select a shortlist, and the model scores it exactly."""

@@ -1,7 +1,8 @@
-"""Global vectors for a checkpoint that was trained without them: two small heads are learned, the rest is frozen.
+"""Adds global vectors to a checkpoint that was trained without them: two small heads are trained, the rest is frozen.
 
-`training.Trainer` learns them together with the rest, but no gradient of theirs reaches the attention. Here the same is
-done afterwards, in minutes: regions and words of the training split are computed once and kept in half precision.
+`training.Trainer` trains the heads together with the model, but without gradients into the attention. This module
+trains them afterwards, in minutes: regions and words of the training split are computed once and kept in half
+precision.
 
 Letters: N images, C captions, K regions, T words, d joint size, e global size.
 """
@@ -40,14 +41,14 @@ def _codes(model: BSSAN, split: PreparedSplit, words: Words) -> tuple[torch.Tens
 
 
 def _model_without(checkpoint: Checkpoint) -> BSSAN:
-    """The checkpoint's model. CheckpointError where global vectors cannot be added."""
+    """The checkpoint's model. Raises CheckpointError if global vectors cannot be added."""
     model = checkpoint.model
     if not isinstance(model, BSSAN):
-        reason = f"is of {model.config.method}, not of BSSAN"
+        reason = f"has method {model.config.method}, expected bssan"
     elif model.has_global:
         reason = "has global vectors already"
     elif model.config.reading == "inputs":
-        reason = "is of reading (b), which has no words without an image"
+        reason = "has model.reading: inputs, which has no words without an image"
     else:
         return model
     raise CheckpointError(f"{checkpoint.folder}: this checkpoint {reason}; nothing was added.")
@@ -62,10 +63,10 @@ def add_global_vectors(
     batch_size: int = 256,
     seed: int = 1,
 ) -> BSSAN:
-    """Learns the two heads of `BSSAN.image_vectors` and `caption_vectors` on the training split and saves a checkpoint.
+    """Trains the heads of `BSSAN.image_vectors` and `caption_vectors` on the training split and saves a checkpoint.
 
-    size: e. Everything else in the model keeps its values. Raises CheckpointError for a checkpoint that has them
-    already, or whose words have no vectors without an image (reading (b)), and where features do not fit.
+    folder: of the new checkpoint. size: e. All other weights stay the same. Raises CheckpointError if the checkpoint
+    has global vectors already, cannot have any (reading (b), other methods), or does not fit the features.
     """
     old = _model_without(checkpoint)
     check_features(old, train)

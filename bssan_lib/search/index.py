@@ -1,17 +1,17 @@
-"""The folder that search in a large gallery reads: made once, complete or not there at all, checked when opened.
+"""The index folder of a large gallery: written once, complete or absent, checked when it is opened.
 
 Letters: N images, C captions, K regions, M objects, d joint size, e global size, L lists.
 
     meta.json             format, checkpoint and its hash, sizes, every file with its bytes
-    image_codes.npy       [N, K + M, d] float16, an image's regions and then its objects: one read an image
+    image_codes.npy       [N, K + M, d] float16: the regions, then the objects of each image
     image_vectors.npy     [N, e] float32            caption_vectors.npy   [C, e] float32
-    texts.json            names of images, captions of the gallery (none for a plain folder of pictures)
+    texts.json            names of the images, captions of the gallery (none for a folder of images)
     cap2im.npy            [C] image row of each caption
-    image_centres.npy     [L, e] and image_lists.npy [N], captions alike: only for many vectors, see `shortlist`
+    image_centres.npy     [L, e] and image_lists.npy [N], the same for captions: for many vectors, see `shortlist`
 
-Codes of the joint space are kept instead of features of the backbone: d is smaller than the feature size, and attention
-can be computed from them at once. Captions are kept as text, since the LSTM encodes a shortlist of them in milliseconds.
-FAISS's own files are not used, since its reader does not check them.
+The index contains codes of the joint space, not features of the backbone, because d is smaller than the feature size
+and attention needs the codes. It contains captions as text, because the LSTM encodes a shortlist in milliseconds. It
+does not use files of FAISS, because FAISS does not check what it reads.
 """
 
 import hashlib
@@ -44,9 +44,9 @@ from bssan_lib.search.shortlist import FLAT_LIMIT, inverted_lists
 from bssan_lib.search.source import Gallery
 
 FORMAT = "bssan-index-1"
-BLOCK = 32  # images encoded at once; a build that was stopped continues at a whole block, to the same bytes
+BLOCK = 32  # images encoded at once; a stopped build continues after a complete block, so its result is the same
 CAPTIONS = 128  # captions encoded at once
-SAVE_EVERY = 16  # blocks between two notes of how far it got
+SAVE_EVERY = 16  # blocks between two updates of the note
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class SearchIndex:
     cap2im: np.ndarray
 
     def image_codes(self, rows: np.ndarray, device: torch.device | str = "cpu") -> ImageCodes:
-        """Codes of some images, float32. rows: [B]. Returns regions [B, K, d], objects [B, M, d]."""
+        """Codes of images, float32. rows: [B]. Returns regions [B, K, d] and objects [B, M, d]."""
         self._prefetch(rows)
         codes = torch.from_numpy(np.asarray(self.codes[rows], np.float32)).to(device)
         regions, objects = self.meta["vectors"]
         return ImageCodes(codes[:, :regions], codes[:, regions:]) if objects else ImageCodes(codes, codes)
 
     def _prefetch(self, rows: np.ndarray) -> None:
-        """Asks the system to read all rows from the disk at once instead of one after the other."""
+        """Asks the system to read all rows from the disk in parallel."""
         mapped: object = self.codes.base
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
             size = self.codes[0].nbytes
@@ -83,28 +83,29 @@ class SearchIndex:
                 mapped.madvise(mmap.MADV_WILLNEED, start, first + size - start)
 
     def path(self, row: int) -> str:
-        """The file of an image where its folder is known, else its name."""
+        """The path of an image if its folder is known, else its name."""
         folder = self.meta["image_folder"]
         return str(Path(folder) / self.names[row]) if folder else self.names[row]
 
 
 def checkpoint_sha256(folder: Path | None) -> str:
-    """One hash of a checkpoint's three files, by which an index and its model are matched.
+    """One hash of a checkpoint's three files, which shows whether an index and a model belong together.
 
-    CheckpointError without a folder, of a model that was never saved.
+    Raises CheckpointError without a folder, as for a model that was never saved.
     """
     if folder is None:
-        raise CheckpointError("an index needs the hash of its checkpoint: save the model first, then load it.")
+        raise CheckpointError("an index needs the hash of a saved checkpoint: save the model first, then load it.")
     return hashlib.sha256("".join(sha256_of(path) for path in checkpoint_files(folder).values()).encode()).hexdigest()
 
 
 def global_model(checkpoint: Checkpoint) -> BSSAN:
-    """The checkpoint's model in evaluation mode. CheckpointError without global vectors, which the first stage needs."""
+    """The checkpoint's model in evaluation mode. Raises CheckpointError if it has no global vectors for a shortlist."""
     model = checkpoint.model
     if not isinstance(model, BSSAN) or not model.has_global:
         raise CheckpointError(
-            f"{checkpoint.folder}: this model has no global vectors (model.global_size 0, or model.reading: inputs), which "
-            "the first stage of search needs. Train one with model.global_size, 128 by default."
+            f"{checkpoint.folder}: this model has no global vectors (model.global_size: 0, or model.reading: inputs), "
+            "but the shortlist of search needs them. Train a model with model.global_size, 128 by default, or add "
+            "them with `bssan add-global`."
         )
     return model.eval()
 
@@ -112,19 +113,24 @@ def global_model(checkpoint: Checkpoint) -> BSSAN:
 def build_index(
     out: Path | str, checkpoint: Checkpoint, gallery: Gallery, flat_limit: int = FLAT_LIMIT, progress: bool = True
 ) -> Path:
-    """Writes an index folder; until it is complete it is called OUT.partial, and the same call continues there.
+    """Writes an index folder and returns its path.
 
-    flat_limit: beyond so many vectors they are put in lists, see `shortlist`. Returns the folder. DataError: OUT exists already, cannot be written, or the disk is full; a picture that cannot be
-    read. CheckpointError: a model without global vectors, or one that was never saved.
+    Until it is complete, its name is OUT.partial; the same call continues.
+
+    flat_limit: more vectors than this are stored in lists, see `shortlist`. Raises DataError if OUT exists already or
+    cannot be written, if the disk is full, or if an image cannot be read; CheckpointError for a model that has no
+    global vectors or was never saved.
     """
     out, model = Path(out), global_model(checkpoint)
     hashed = checkpoint_sha256(checkpoint.folder)
     if out.exists():
         raise DataError(f"{out}: exists already; delete it or give another folder for the index")
     partial = out.with_name(f"{out.name}.partial")
-    lock = out.with_name(f".{out.name}.lock")  # not in the folder, which Windows could not rename with a file open
+    lock = out.with_name(
+        f".{out.name}.lock"
+    )  # outside the folder, because Windows cannot rename a folder with an open file
     with locked(lock):
-        if out.exists():  # another process may just have ended
+        if out.exists():  # another process may have finished it
             raise DataError(f"{out}: exists already; delete it or give another folder for the index")
         with disk_errors(partial):
             partial.mkdir(exist_ok=True)
@@ -140,14 +146,14 @@ def build_index(
 
 @torch.inference_mode()
 def _encode_gallery(partial: Path, model: BSSAN, gallery: Gallery, hashed: str, progress: bool) -> np.ndarray:
-    """Writes codes and vectors of all images, from where an earlier call stopped. Returns the vectors [N, e]."""
+    """Writes codes and vectors of all images and continues a stopped call. Returns the vectors [N, e]."""
     n, width = len(gallery.names), sum(gallery.vectors)
     arrays = [
         GrowingArray(partial / "image_codes.npy", (n, width, model.config.joint_size), np.float16),
         GrowingArray(partial / "image_vectors.npy", (n, model.config.global_size), np.float32),
     ]
     growing = GrowingArrays(partial / "note.json", arrays, lambda done: _note(gallery, hashed, done))
-    if growing.done % BLOCK and growing.done < n:  # the earlier gallery ended there; this one is longer
+    if growing.done % BLOCK and growing.done < n:  # the earlier gallery was shorter and ended there
         growing.done = 0
     bar = tqdm(total=n, initial=growing.done, desc="index", unit=" images", disable=not progress)
     with growing, bar:
@@ -158,8 +164,8 @@ def _encode_gallery(partial: Path, model: BSSAN, gallery: Gallery, hashed: str, 
             vectors = model.image_vectors(codes).float().cpu().numpy()
             if not (np.isfinite(vectors).all() and torch.isfinite(both).all()):
                 raise DataError(
-                    f"images {start} to {stop - 1}, {gallery.names[start]!r} first: their codes are not "
-                    "numbers (NaN or infinity); look at their features or pictures"
+                    f"images {start} to {stop - 1}, {gallery.names[start]!r} first: their codes are NaN "
+                    "or infinite; check their features or image files"
                 )
             growing.append([both.to(torch.float16).cpu().numpy(), vectors])
             if number % SAVE_EVERY == SAVE_EVERY - 1 or stop == n:
@@ -169,7 +175,10 @@ def _encode_gallery(partial: Path, model: BSSAN, gallery: Gallery, hashed: str, 
 
 
 def _note(gallery: Gallery, hashed: str, done: int) -> dict:
-    """What must agree for rows written so far to be kept; later pictures may change, for example if a broken one is removed."""
+    """What must be equal for written rows to be kept.
+
+    Later images may change, for example if a damaged file is removed.
+    """
     names = hashlib.sha256("\0".join(gallery.names[:done]).encode("utf-8", "surrogateescape")).hexdigest()
     return {"done": done, "checkpoint": hashed, "key": gallery.key, "names": names}
 
@@ -208,7 +217,7 @@ def _write_rest(
 
 
 def _describe(path: Path) -> dict:
-    """Bytes and, but for the codes, which are many, a checksum that is compared when the index is opened."""
+    """Size in bytes and, except for the large file of codes, a checksum; both are compared when the index is opened."""
     size = {"bytes": path.stat().st_size}
     return size if path.name == "image_codes.npy" else {**size, "sha256": sha256_of(path)}
 
@@ -225,7 +234,7 @@ def encode_captions(checkpoint: Checkpoint, captions: list[str], progress: bool 
 
 
 def open_index(folder: Path | str) -> SearchIndex:
-    """Opens an index folder; nothing in it is unpickled. DataError: no index, one that is damaged or of another version."""
+    """Opens an index folder without unpickling. Raises DataError if it is missing, damaged or of another version."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -233,28 +242,28 @@ def open_index(folder: Path | str) -> SearchIndex:
     except (OSError, ValueError, KeyError, TypeError):
         stopped = folder.with_name(f"{folder.name}.partial").is_dir()
         raise DataError(
-            f"{folder}: no index there; "
+            f"{folder}: not an index; "
             + (
-                "it was not finished: give the same `bssan index` again"
+                "it is incomplete: run the same `bssan index` command again"
                 if stopped
-                else "expected a folder that `bssan index` made"
+                else "expected a folder written by `bssan index`"
             )
         ) from None
     if form != FORMAT:
-        raise DataError(f"{folder}: expected an index of the format {FORMAT}, got {form!r}; make the index again")
+        raise DataError(f"{folder}: expected an index of the format {FORMAT}, got {form!r}; build the index again")
     try:
         return _open_parts(folder, meta)
     except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError) as error:
-        raise DataError(f"{folder}: a damaged index ({error!r}); make the index again") from None
+        raise DataError(f"{folder}: a damaged index ({error!r}); build the index again") from None
 
 
 def _open_parts(folder: Path, meta: dict) -> SearchIndex:
     for name, stored in meta["files"].items():
         path = folder / name
         if path.parent != folder or not path.is_file():
-            raise DataError(f"{path}: missing, so the index is incomplete; make it again")
+            raise DataError(f"{path}: missing, so the index is incomplete; build it again")
         if path.stat().st_size != stored["bytes"] or "sha256" in stored and sha256_of(path) != stored["sha256"]:
-            raise DataError(f"{path}: changed or cut short since the index was made; make the index again")
+            raise DataError(f"{path}: changed or truncated since the index was built; build the index again")
     n, c, e, (regions, objects) = meta["images"], meta["captions"], meta["global_size"], meta["vectors"]
     codes = _array(
         folder / "image_codes.npy", (n, regions + objects, meta["joint_size"]), "f", "[images, codes, joint size]"
@@ -264,7 +273,7 @@ def _open_parts(folder: Path, meta: dict) -> SearchIndex:
         vectors["caption"] = _array(folder / "caption_vectors.npy", (c, e), "f", "[captions, global size]")
     for kind, some in vectors.items():
         if not np.isfinite(some).all():
-            raise DataError(f"{folder}: the vectors of its {kind}s are not all numbers; make the index again")
+            raise DataError(f"{folder}: some vectors of its {kind}s are NaN or infinite; build the index again")
     lists = {}
     for kind, some in vectors.items():
         if f"{kind}_centres.npy" in meta["files"]:
@@ -279,7 +288,7 @@ def _open_parts(folder: Path, meta: dict) -> SearchIndex:
         raise ValueError("texts that do not fit the sizes")
     cap2im = np.array(_array(folder / "cap2im.npy", (c,), "i", "[captions]")) if c else np.zeros(0, np.int64)
     if c and (cap2im.min() < 0 or cap2im.max() >= n):
-        raise ValueError("captions of images that are not there")
+        raise ValueError("captions with an image row outside the gallery")
     return SearchIndex(
         folder,
         meta,
@@ -296,6 +305,6 @@ def _array(path: Path, shape: tuple[int, ...], kinds: str, what: str) -> np.memm
     array = open_array(path, len(shape), kinds, what)
     if array.shape != tuple(shape):
         raise DataError(
-            f"{path}: expected the shape {list(shape)} {what}, got {list(array.shape)}; make the index again"
+            f"{path}: expected the shape {list(shape)} {what}, got {list(array.shape)}; build the index again"
         )
     return array

@@ -1,11 +1,11 @@
-"""Search in a large gallery: a first stage over global vectors, attention in both directions on what it finds.
+"""Search in a large gallery: global vectors select a shortlist, and the model scores the shortlist.
 
-    index     bssan index                                     one vector e_v [e] and the codes v_k, o_m of every image
-    stage 1   the S images with the largest e_v . e_c         one product an image, by FAISS
-    stage 2   S(image, caption) of those S, sorted            the score of the model, as everywhere else
+    index       bssan index                                   one vector e_v [e] and the codes v_k, o_m of every image
+    shortlist   the S images with the largest e_v . e_c       one product per image, by FAISS
+    scoring     S(image, caption) of the shortlist, sorted    the exact score of the model
 
-Stage 2 is exact, but only for what stage 1 finds. `shortlist_curve` measures what is lost by that. A text finds images; a
-photograph finds captions.
+An image outside the shortlist cannot be found; `shortlist_curve` measures this loss. The query is a text, which finds
+images, or a photograph, which finds captions.
 
 Letters: N images, C captions, e global size, S shortlist, Q queries, G gallery.
 """
@@ -24,17 +24,17 @@ from bssan_lib.evaluation.scoring import score_split
 from bssan_lib.models.checkpoint import Checkpoint, load_checkpoint
 from bssan_lib.models.codes import CaptionCodes, ImageCodes
 from bssan_lib.search.index import SearchIndex, checkpoint_sha256, encode_captions, global_model, open_index
-from bssan_lib.search.shortlist import FirstStage, import_faiss
+from bssan_lib.search.shortlist import VectorSearch, import_faiss
 from bssan_lib.search.source import split_gallery
 
 LONGEST_QUERY = 200  # words
-STRIP = 64  # images or captions attended at once
-TWENTIETH = 20  # search is measured where at most one pair in twenty is scored
+STRIP = 64  # images or captions scored at once
+TWENTIETH = 20  # "one_in_twenty" measures a shortlist of 1/20 of the gallery
 
 
 @dataclass(frozen=True)
-class Found:
-    """One result. row: of the image or caption in the index. text: the caption, or the image's file."""
+class SearchResult:
+    """One result. row: of the image or caption in the index. text: the caption, or the path of the image."""
 
     row: int
     score: float
@@ -42,10 +42,10 @@ class Found:
 
 
 class Searcher:
-    """An opened index, the model that made it, and a first stage for images and one for captions.
+    """An opened index with its model, and a `VectorSearch` for images and one for captions.
 
-    folder: of the index. checkpoint: None for the one it was made with, else a checkpoint or its folder. CheckpointError:
-    it is missing, or it is another one; DataError: see `open_index`.
+    folder: of the index. checkpoint: a checkpoint or its folder; None: the path stored in the index. Raises
+    CheckpointError if the checkpoint is missing or not the one that built the index; DataError as `open_index`.
     """
 
     def __init__(
@@ -59,29 +59,29 @@ class Searcher:
             except CheckpointError as error:
                 raise CheckpointError(
                     f"{folder}: the checkpoint of this index cannot be used. {error} If it was moved, "
-                    "name its folder with --checkpoint."
+                    "give its folder with --checkpoint."
                 ) from None
         self.checkpoint, self.model = checkpoint, global_model(checkpoint)
         if checkpoint_sha256(checkpoint.folder) != self.index.meta["checkpoint_sha256"]:
             raise CheckpointError(
-                f"{folder}: made with another checkpoint than {checkpoint.folder} (hash {self.index.meta['checkpoint_sha256'][:12]}); "
-                "this model cannot use its codes. Name the checkpoint it was made with, or make the index again."
+                f"{folder}: built with another checkpoint than {checkpoint.folder}, expected the hash "
+                f"{self.index.meta['checkpoint_sha256'][:12]}. Give that checkpoint, or build the index again."
             )
         self.device = self.model.device
-        self.first = {
-            kind: FirstStage(vectors, self.index.lists.get(kind)) for kind, vectors in self.index.vectors.items()
+        self.vector_search = {
+            kind: VectorSearch(vectors, self.index.lists.get(kind)) for kind, vectors in self.index.vectors.items()
         }
 
-    # -- the steps, each of which a benchmark can time
+    # -- the steps
 
     @torch.inference_mode()
     def encode_text(self, text: str) -> tuple[CaptionCodes, np.ndarray]:
-        """Codes and global vector [e] of a query. ConfigError for one without words or with more than LONGEST_QUERY."""
+        """Codes and global vector [e] of a query. Raises ConfigError unless it has 1 to LONGEST_QUERY words."""
         words = tokenize(text)
         if len(words) > LONGEST_QUERY or words == ["<unk>"]:
-            got = f"{len(words)} words" if len(words) > LONGEST_QUERY else "no word at all"
+            got = f"{len(words)} words" if len(words) > LONGEST_QUERY else "none"
             raise ConfigError(
-                f"the query: expected one to {LONGEST_QUERY} words, got {got}. Describe the picture in a sentence."
+                f"the query: expected one to {LONGEST_QUERY} words, got {got}. Describe the image in a sentence."
             )
         codes = self.checkpoint.encode_captions([text])
         return codes, self.model.caption_vectors(codes)[0].float().cpu().numpy()
@@ -107,67 +107,69 @@ class Searcher:
         ]
         return torch.cat(scores).float().cpu().numpy()
 
-    # -- the whole
+    # -- search
 
-    def find_images(self, text: str, top: int = 10, shortlist: int = 200) -> list[Found]:
-        """The images that a text fits best, best first; at most `top`, among `shortlist` candidates."""
+    def find_images(self, text: str, top: int = 10, shortlist: int = 200) -> list[SearchResult]:
+        """The `top` images with the highest scores for a text, best first. shortlist: how many images are scored."""
         check_counts(top, shortlist)
         query, vector = self.encode_text(text)
-        rows = np.sort(self.first["image"].candidates(vector, shortlist))  # in the order in which they lie on the disk
+        rows = np.sort(self.vector_search["image"].candidates(vector, shortlist))  # in the order of the file
         return self._best(rows, self.score_images(query, rows), top, self.index.path)
 
-    def find_captions(self, query: ImageCodes, top: int = 10, shortlist: int = 200) -> list[Found]:
-        """The captions of the index that fit a picture best. query: its codes, B = 1. DataError where there are none."""
+    def find_captions(self, query: ImageCodes, top: int = 10, shortlist: int = 200) -> list[SearchResult]:
+        """The `top` captions with the highest scores for an image.
+
+        query: its codes, B = 1. Raises DataError without captions.
+        """
         check_counts(top, shortlist)
-        if "caption" not in self.first:
+        if "caption" not in self.vector_search:
             raise DataError(
-                f"{self.index.folder}: made of pictures without captions, so there are none to find for a photograph; "
-                "search it with a text"
+                f"{self.index.folder}: this index has no captions, so a photograph finds nothing; search with a text"
             )
         with torch.inference_mode():
             vector = self.model.image_vectors(query)[0].float().cpu().numpy()
-        rows = self.first["caption"].candidates(vector, shortlist)
+        rows = self.vector_search["caption"].candidates(vector, shortlist)
         return self._best(rows, self.score_captions(query, rows), top, self.index.captions.__getitem__)
 
     def encode_photograph(self, photograph) -> ImageCodes:
-        """Codes, B = 1, of what `photograph.Camera(checkpoint).take(file)` returns."""
+        """Codes, B = 1, of a `Photograph`, as `FeatureExtractor.extract` returns it."""
         parts = (photograph.objects, photograph.boxes, photograph.object_boxes)
         with torch.inference_mode():
             one = [None if part is None else np.asarray(part)[None] for part in parts]
             return self.model.encode_arrays(np.asarray(photograph.regions)[None], *one)
 
-    def _best(self, rows: np.ndarray, scores: np.ndarray, top: int, text) -> list[Found]:
+    def _best(self, rows: np.ndarray, scores: np.ndarray, top: int, text) -> list[SearchResult]:
         if np.isnan(scores).any():
             raise BssanError(
-                f"{self.index.folder}: the score of row {rows[np.isnan(scores)][0]} is not a number; the codes "
-                "there are damaged. Make the index again."
+                f"{self.index.folder}: the score of row {rows[np.isnan(scores)][0]} is NaN, so the codes are "
+                "damaged. Build the index again."
             )
         order = np.lexsort((rows, -scores))[:top]
-        return [Found(int(rows[i]), float(scores[i]), text(int(rows[i]))) for i in order]
+        return [SearchResult(int(rows[i]), float(scores[i]), text(int(rows[i]))) for i in order]
 
 
 def check_counts(top: int, shortlist: int) -> None:
-    """ConfigError unless 1 <= top <= shortlist."""
+    """Raises ConfigError unless 1 <= top <= shortlist."""
     if not 1 <= top <= shortlist:
         raise ConfigError(
-            f"expected 1 <= --top <= --shortlist, got {top} and {shortlist}: results come from the shortlist"
+            f"expected 1 <= --top <= --shortlist, because results come from the shortlist; got {top} and {shortlist}"
         )
 
 
-# -- what a shortlist loses
+# -- the loss by a shortlist
 
 
 def shortlist_sizes(gallery: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... below the gallery's size, its twentieth, and itself."""
+    """1, 2, 5, 10, 20, 50, ... below the size of the gallery, a twentieth of it, and the size itself."""
     steps = {step * 10**power for power in range(10) for step in (1, 2, 5)}
     return sorted({size for size in steps if size < gallery} | {max(1, gallery // TWENTIETH), gallery})
 
 
 def shortlist_ranks(joint: np.ndarray, products: np.ndarray, right: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Rank of the best right candidate after stage 2, for each query and size of the shortlist; 1 is best.
+    """Rank of the best right candidate for each query and size of the shortlist; 1 is best.
 
-    joint, products: [Q, G] scores of the model and products of the global vectors. right: [Q, G] bool. Ties count against
-    the model in both stages. A query whose shortlist holds no right candidate has the rank G + 1.
+    joint, products: [Q, G] scores of the model and products of the global vectors. right: [Q, G] bool. Ties count
+    against the model, in the shortlist too. A query without a right candidate in its shortlist has the rank G + 1.
     Returns [len(sizes), Q] integers.
     """
     order = np.lexsort((right, -products), axis=-1)
@@ -182,24 +184,25 @@ def shortlist_ranks(joint: np.ndarray, products: np.ndarray, right: np.ndarray, 
 
 
 def shortlist_curve(joint: np.ndarray, products: np.ndarray, cap2im: np.ndarray) -> dict:
-    """Recall against the size of the shortlist, both ways.
+    """Recalls in both directions for growing shortlists.
 
     joint: scores [N, C] of the model. products: [N, C] of the global vectors. cap2im: [C].
     Returns {"t2i": {"gallery": N, "sizes": [...], "R@1": [...], "R@5": [...], "R@10": [...], "exact": {"R@1", ...},
     "one_in_twenty": {"shortlist", "R@1", "R@5", "R@10", "below_exact"}}, "i2t": the same over C captions}; percentages.
-    below_exact: points of R@1 lost at one pair in twenty, less than nothing where the first stage helps.
-    DataError where shapes disagree, a score is no number, or an image has no caption.
+    below_exact: points of R@1 lost with a shortlist of 1/20; negative if the shortlist removes wrong answers.
+    Raises DataError if shapes disagree, a score is NaN or infinite, or an image has no caption.
     """
     check_scores(joint, cap2im)
     if np.shape(products) != np.shape(joint):
         raise DataError(
-            f"expected products of global vectors of the scores' shape {list(joint.shape)}, got {list(np.shape(products))}"
+            f"expected products of global vectors in the shape of the scores, {list(joint.shape)}, got "
+            f"{list(np.shape(products))}"
         )
     if not (np.isfinite(joint).all() and np.isfinite(products).all()):
-        raise DataError("scores or products of global vectors that are no numbers (NaN or infinity)")
+        raise DataError("expected finite scores and products of global vectors, got NaN or infinity")
     right = np.asarray(cap2im)[None, :] == np.arange(len(joint))[:, None]
     if not right.any(1).all():
-        raise DataError(f"image row {np.flatnonzero(~right.any(1))[0]} has no caption to be found")
+        raise DataError(f"image row {np.flatnonzero(~right.any(1))[0]} has no caption, so it cannot be a query")
     ways = {"t2i": (joint.T, products.T, right.T), "i2t": (joint, products, right)}
     return {way: _one_way(*parts) for way, parts in ways.items()}
 
@@ -207,7 +210,7 @@ def shortlist_curve(joint: np.ndarray, products: np.ndarray, cap2im: np.ndarray)
 def _one_way(joint: np.ndarray, products: np.ndarray, right: np.ndarray) -> dict:
     gallery = joint.shape[1]
     sizes = shortlist_sizes(gallery)
-    step = max(1, 2**22 // gallery)  # queries at a time, so that sorted copies stay small
+    step = max(1, 2**22 // gallery)  # queries at a time, to limit memory
     ranks = np.concatenate(
         [
             shortlist_ranks(joint[s : s + step], products[s : s + step], right[s : s + step], sizes)
@@ -216,7 +219,7 @@ def _one_way(joint: np.ndarray, products: np.ndarray, right: np.ndarray) -> dict
         axis=1,
     )
     recalls = {f"R@{k}": (100.0 * (ranks <= k).mean(1)).tolist() for k in RECALLS}
-    exact = {name: values[-1] for name, values in recalls.items()}  # the last size is the gallery's
+    exact = {name: values[-1] for name, values in recalls.items()}  # the last size is that of the gallery
     place = sizes.index(max(1, gallery // TWENTIETH))
     at = {name: values[place] for name, values in recalls.items()}
     return {
@@ -231,7 +234,7 @@ def _one_way(joint: np.ndarray, products: np.ndarray, right: np.ndarray) -> dict
 def measure_curve(
     checkpoint: Checkpoint, split: PreparedSplit, memory: str | int = "1GiB", progress: bool = True
 ) -> dict:
-    """`shortlist_curve` of a model on a split, with "dataset", "split" and "checkpoint_sha256" beside it."""
+    """`shortlist_curve` of a model on a split, and "dataset", "split" and "checkpoint_sha256"."""
     model = global_model(checkpoint)
     joint = score_split(checkpoint, split, memory, progress=progress).joint
     gallery = split_gallery(checkpoint, split)

@@ -1,8 +1,8 @@
-"""Candidates by global vector: the first stage of search, in FAISS.
+"""The shortlist of search: the vectors with the largest products, found by FAISS.
 
-Up to FLAT_LIMIT vectors every product is computed (IndexFlatIP), which is exact. Beyond, vectors are in 4 sqrt(n) lists
-around the centres of a spherical k-means, and the nearest sixteenth of the lists is searched (IndexIVFFlat), or as
-many as hold four times the shortlist where that is more.
+With up to FLAT_LIMIT vectors all products are computed (IndexFlatIP), which is exact. More vectors are divided into
+4 sqrt(n) lists by a spherical k-means, and the nearest sixteenth of the lists is searched (IndexIVFFlat), or enough
+lists for four times the shortlist if that is more.
 
 Letters: n vectors, e global size, S shortlist, L lists.
 """
@@ -11,13 +11,13 @@ import numpy as np
 
 from bssan_lib.errors import ConfigError
 
-FLAT_LIMIT = 200_000  # vectors; one core computes so many products faster than the second stage runs
-PROBED = 16  # one list in so many is searched
-TRAIN_POINTS = 64  # at most so many vectors a list are used by k-means
+FLAT_LIMIT = 200_000  # vectors; one core computes so many products faster than the model scores a shortlist
+PROBED = 16  # 1/16 of the lists is searched
+TRAIN_POINTS = 64  # k-means uses at most so many vectors per list
 
 
 def import_faiss():
-    """FAISS, or a ConfigError that names the extra it comes with."""
+    """Imports FAISS. Raises ConfigError with the installation command if it is missing."""
     try:
         import faiss
     except ImportError as error:
@@ -29,7 +29,7 @@ def import_faiss():
 
 
 def inverted_lists(vectors: np.ndarray, limit: int = FLAT_LIMIT, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
-    """Centres [L, e] and the list of each vector [n], or None where vectors [n, e] are few enough to search them all."""
+    """Centres [L, e] and the list of each vector [n]; None if there are at most `limit` vectors. vectors: [n, e]."""
     if len(vectors) <= limit:
         return None
     faiss = import_faiss()
@@ -48,8 +48,11 @@ def inverted_lists(vectors: np.ndarray, limit: int = FLAT_LIMIT, seed: int = 0) 
     return means.centroids, means.assign(vectors)[1].astype(np.int64)
 
 
-class FirstStage:
-    """Candidates by global vector. vectors: [n, e] of norm one. lists: what `inverted_lists` found, or None."""
+class VectorSearch:
+    """Finds the vectors with the largest products.
+
+    vectors: [n, e] of norm one. lists: from `inverted_lists`, or None.
+    """
 
     def __init__(self, vectors: np.ndarray, lists: tuple[np.ndarray, np.ndarray] | None = None):
         faiss = import_faiss()
@@ -69,11 +72,14 @@ class FirstStage:
         add_preassigned(self.index, vectors, of)
 
     def candidates(self, vector: np.ndarray, shortlist: int) -> np.ndarray:
-        """Rows [S'] with the largest products with a vector [e], best first; all rows where the shortlist holds them."""
+        """The `shortlist` rows with the largest products with a vector [e], best first.
+
+        If the shortlist can contain all rows, returns them in their order.
+        """
         if shortlist >= self.size:
             return np.arange(self.size)
         if hasattr(self.index, "nprobe"):
             lists = self.index.nlist
             self.index.nprobe = min(lists, max(-(-lists // PROBED), -(-4 * shortlist * lists // self.size)))
         _, rows = self.index.search(np.ascontiguousarray(vector[None], np.float32), shortlist)
-        return rows[0][rows[0] >= 0]  # fewer are found where few lie in the lists searched
+        return rows[0][rows[0] >= 0]  # fewer, if the searched lists contain fewer

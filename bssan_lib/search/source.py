@@ -1,4 +1,4 @@
-"""What a search index is made of: the images of a prepared split with their captions, or any folder of pictures.
+"""The content of a search index: a prepared split with captions, or any folder of images.
 
 Letters: N images, C captions, K regions, M objects.
 """
@@ -21,11 +21,11 @@ from bssan_lib.models.codes import ImageCodes
 
 @dataclass(frozen=True)
 class Gallery:
-    """What an index is made of.
+    """The content of an index.
 
-    names: N, one for each image. captions: C texts. cap2im: [C]. vectors: how many codes an image has, (K, M), M = 0 where
-    objects are the regions. encode: codes of the images from a row up to another, which is not included. folder: of
-    the pictures, if there is one. key: changes when the data do.
+    names: N, of the images. captions: C texts. cap2im: [C]. vectors: (K, M), codes of an image; M = 0 if the objects
+    are the regions. encode(start, stop): codes of these images. folder: of the image files, or None. key: changes if
+    the data change.
     """
 
     names: list[str]
@@ -38,7 +38,7 @@ class Gallery:
 
 
 def split_gallery(checkpoint: Checkpoint, split: PreparedSplit) -> Gallery:
-    """A prepared split as a gallery. CheckpointError for features of another size than the model's."""
+    """A prepared split as a gallery. Raises CheckpointError if the features do not fit the model."""
     check_features(checkpoint.model, split)
     model, device = checkpoint.model, checkpoint.model.device
     own_objects = split.object_boxes is not None or split.objects is not None or not model.config.tie_projections
@@ -57,23 +57,23 @@ def split_gallery(checkpoint: Checkpoint, split: PreparedSplit) -> Gallery:
 
 
 def picture_gallery(checkpoint: Checkpoint, folder: Path | str) -> Gallery:
-    """The pictures of a folder and of those in it, in the order of their names, without captions.
+    """The images of a folder and its subfolders, sorted by name, without captions.
 
-    DataError where there is none; CheckpointError for a model of features of unknown making.
+    Raises DataError if there are none, CheckpointError as `FeatureExtractor`.
     """
-    from bssan_lib.evaluation.photograph import Camera
+    from bssan_lib.evaluation.photograph import FeatureExtractor
 
     folder = Path(folder)
     names = picture_names(folder)
     if not names:
-        raise DataError(f"{folder}: no picture there (.jpg, .png and whatever else Pillow reads)")
+        raise DataError(f"{folder}: no images found (.jpg, .png and other formats that Pillow reads)")
     model = checkpoint.model
-    backbone = Camera(checkpoint).backbone
+    backbone = FeatureExtractor(checkpoint).backbone
 
     def encode(start: int, stop: int) -> ImageCodes:
         pictures = [open_image(folder / name) for name in names[start:stop]]
         for picture in pictures:
-            picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)  # as in preparing data
+            picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)  # as for prepared data
         regions = backbone.extract(pictures)
         return model.encode_arrays(regions, backbone.pool_objects(regions), backbone.boxes, backbone.object_boxes)
 
@@ -89,7 +89,7 @@ def picture_gallery(checkpoint: Checkpoint, folder: Path | str) -> Gallery:
 
 
 def picture_names(folder: Path) -> list[str]:
-    """Names, relative to the folder, of files in it that end like a picture; hidden ones are left out."""
+    """Names, relative to the folder, of files with the suffix of an image format; hidden files are left out."""
     endings = Image.registered_extensions()
     return sorted(
         str(path.relative_to(folder))

@@ -1,1 +1,1 @@
-"""The notebook series as one run: execution by papermill, its report, its cost, the gallery of figures."""
+"""The notebook series as one run: execution by papermill, report, cost, gallery of figures."""

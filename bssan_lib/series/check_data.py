@@ -1,6 +1,6 @@
 """Checks a data folder before a run: `bssan check-data`.
 
-Text files are read in full and every picture is opened; of features a sample of rows is read.
+Text files are read completely and all images are opened; of features a sample of rows is read.
 
 Letters: N images, C captions, K regions, D feature size.
 """
@@ -18,13 +18,13 @@ from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import protocol_folds
 from bssan_lib.files import open_array
 from bssan_lib.series.check_raw import check_flickr8k, check_karpathy, check_table
-from bssan_lib.series.checked import Checked, facts_of, sample_rows
+from bssan_lib.series.checked import FolderCheck, facts_of, sample_rows
 
 
-def check_folder(folder: Path | str, config: Config, progress: bool = False) -> Checked:
+def check_folder(folder: Path | str, config: Config, progress: bool = False) -> FolderCheck:
     """Checks a folder with the settings of a run. DataError only for a folder of no known format, or of several."""
     folder = Path(folder)
-    found = Checked(detect_source(folder, config.data.layout, config.data.source))
+    found = FolderCheck(detect_source(folder, config.data.layout, config.data.source))
     checks = dict(flickr8k=check_flickr8k, karpathy=check_karpathy, table=check_table)
     checks |= dict(precomp=_check_precomp, prepared=_check_prepared)
     checks[found.source](folder, found, config, progress)
@@ -42,13 +42,13 @@ def check_folder(folder: Path | str, config: Config, progress: bool = False) -> 
             found.missing.append(f"evaluation.protocol: {error}")
     if found.source in RAW_SOURCES and config.data.source not in (found.source, "scenes"):
         found.missing.append(
-            f"data.source: the settings say {config.data.source}, the folder is {found.source}; change the setting"
+            f"data.source: the settings have {config.data.source}, the folder has {found.source}; change the setting"
         )
     return found
 
 
 def word_facts(captions: list[str], min_count: int) -> tuple[int, int, float]:
-    """The number of words that occur at least `min_count` times, of distinct words, and the mean words a caption."""
+    """The number of words with at least `min_count` occurrences, of all words, and the mean words per caption."""
     counts = Counter(word for caption in captions for word in words_of(caption))
     kept = sum(count >= min_count for count in counts.values())
     return kept, len(counts), sum(counts.values()) / max(1, len(captions))
@@ -57,7 +57,7 @@ def word_facts(captions: list[str], min_count: int) -> tuple[int, int, float]:
 # -- features
 
 
-def _check_precomp(folder: Path, found: Checked, config: Config, progress: bool) -> None:
+def _check_precomp(folder: Path, found: FolderCheck, config: Config, progress: bool) -> None:
     for path in sorted(folder.glob("*_caps.txt")):
         if not (folder / f"{path.name.removesuffix('_caps.txt')}_ims.npy").is_file():
             found.missing.append(f"{path.name.removesuffix('_caps.txt')}_ims.npy: no features beside {path.name}")
@@ -72,10 +72,10 @@ def _check_precomp(folder: Path, found: Checked, config: Config, progress: bool)
     lacking = [name for name in ("ids.txt", "boxes.npy") if not (folder / f"train_{name}").is_file()]
     if lacking:
         names = " and ".join(f"{{split}}_{name}" for name in lacking)
-        found.lines.append(("not found", f"{names}: runs work without them, but attention is not drawn over pictures"))
+        found.lines.append(("not found", f"{names}; runs work without them, but attention is not drawn over images"))
 
 
-def _check_features(folder: Path, split: str, found: Checked) -> None:
+def _check_features(folder: Path, split: str, found: FolderCheck) -> None:
     path = folder / f"{split}_ims.npy"
     features, captions = open_array(path, 3, "fu", FEATURES), read_captions(folder / f"{split}_caps.txt")
     if 0 in features.shape:
@@ -94,13 +94,13 @@ def _check_features(folder: Path, split: str, found: Checked) -> None:
         images = len(features) // repeats
         if len(captions) % images:
             raise DataError(
-                f"{path}: {images:,} images, but {split}_caps.txt has {len(captions):,} captions; expected as "
-                f"many for each image, or {split}_cap2im.npy with the image of each caption"
+                f"{path}: {images:,} images, but {split}_caps.txt has {len(captions):,} captions; expected the "
+                f"same number for each image, or {split}_cap2im.npy with the image of each caption"
             )
         cap2im = np.repeat(np.arange(images), len(captions) // images)
     found.splits[split] = facts_of(len(features) // repeats, captions, cap2im)
     if found.dimension and features.shape[2] != found.dimension:
-        raise DataError(f"{path}: {features.shape[2]} numbers a region, other splits have {found.dimension}")
+        raise DataError(f"{path}: {features.shape[2]} numbers per region, other splits have {found.dimension}")
     found.regions, found.dimension = max(found.regions, features.shape[1]), features.shape[2]
     open_boxes(folder / f"{split}_boxes.npy", len(features) // repeats, features.shape[1], repeats)
     found.has_boxes |= (folder / f"{split}_boxes.npy").is_file()
@@ -114,7 +114,7 @@ def _check_features(folder: Path, split: str, found: Checked) -> None:
     )
 
 
-def _check_prepared(folder: Path, found: Checked, config: Config, progress: bool) -> None:
+def _check_prepared(folder: Path, found: FolderCheck, config: Config, progress: bool) -> None:
     for name in list_splits(folder):
         try:
             split = open_prepared(folder, name)

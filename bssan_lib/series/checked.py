@@ -20,7 +20,7 @@ class SplitFacts:
 
 
 @dataclass
-class Checked:
+class FolderCheck:
     """The result of a check. lines: (name, text) for a table. missing: reasons why a run cannot start.
 
     pictures: a sample of readable ones. regions, objects, dimension: K, M (0: none stored) and D of the features.

@@ -1,9 +1,9 @@
-"""Estimates the time and memory of a run from a few steps on this machine. Keeps no model and writes no file.
+"""Estimates the time and memory of a run from a few steps on this machine, without writing files.
 
-    extraction   images x seconds an image, for decoding and the network together
-    training     epochs x floor(captions / batch) x seconds a step
-    evaluation   images and captions encoded, then images x captions x seconds a pair
-    memory       of a training step: 16 bytes a parameter (weight, gradient, two moments of AdamW), features, words,
+    extraction   images x seconds per image, for decoding and the network together
+    training     epochs x floor(captions / batch) x seconds per step
+    evaluation   encoding images and captions, then images x captions x seconds per pair
+    memory       of a training step: 16 bytes per parameter (weight, gradient, two moments of AdamW), features, words,
                  and the affinity of every word with every region, B x C x T x K numbers, with its backward pass
 
 Reading from disk is not measured. Features that do not fit into memory are read from disk, which can take longer than
@@ -31,8 +31,8 @@ from bssan_lib.models.bssan import BSSAN
 from bssan_lib.runs import set_seed
 from bssan_lib.training.trainer import Trainer
 
-MEASURE_SECONDS = 0.5  # for each measurement, after one run to warm up
-IMAGES, CAPTIONS = 64, 128  # how many are scored to measure the time of a pair
+MEASURE_SECONDS = 0.5  # for each measurement, after one call to warm up
+IMAGES, CAPTIONS = 64, 128  # scored to measure the time of a pair
 # Fitted to the peak memory in benchmarks/results/engine.md, for 128 and 512 pairs of 36 regions:
 STEP_BYTES = 148 * 2**20  # independent of the batch size
 AFFINITY_COPIES = 2.65  # peak memory over the size of the float32 affinity
@@ -54,9 +54,9 @@ class FeatureSizes:
 
 @dataclass
 class Measured:
-    """Seconds on this machine of a training step, of encoding an image or a caption, and of scoring a pair.
+    """Seconds on this machine for a training step, for encoding an image or a caption, and for scoring a pair.
 
-    parameters: how many numbers the model has.
+    parameters: number of parameters of the model.
     """
 
     device: str
@@ -68,7 +68,7 @@ class Measured:
 
 
 def median_seconds(work: Callable[[], object]) -> float:
-    """The median time of `work`, after one run to warm up. Runs it at least once and for MEASURE_SECONDS."""
+    """The median seconds of `work`, after one call to warm up. Calls it at least once and for MEASURE_SECONDS."""
     work()
     times: list[float] = []
     while not times or sum(times) < MEASURE_SECONDS:
@@ -81,7 +81,7 @@ def median_seconds(work: Callable[[], object]) -> float:
 
 
 def measure_extraction(data: DataConfig, pictures: list[Path]) -> tuple[FeatureSizes, float]:
-    """The sizes of the features with these settings, and the seconds a picture. pictures: some readable ones."""
+    """The sizes of the features with these settings, and the seconds per image. pictures: some readable files."""
     from bssan_lib.vision.backbone import load_backbone
 
     backbone = load_backbone(
@@ -151,7 +151,7 @@ def measure_model(config: Config, sizes: FeatureSizes, captions: list[str]) -> M
 
 
 def training_memory(config: Config, sizes: FeatureSizes, parameters: int, words: float) -> int:
-    """Bytes of one training step, with the formula at the head of this file. words: the mean T of a caption."""
+    """Bytes of one training step, by the formula at the head of this file. words: the mean T of a caption."""
     batch, d = config.training.batch_size, config.model.joint_size
     vectors = sizes.regions + sizes.objects
     features = 4 * batch * vectors * (sizes.dimension + 2 * d)  # input, projection, its gradient

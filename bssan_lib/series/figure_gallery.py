@@ -1,6 +1,6 @@
-"""The figures kept in the repository, with a page that shows each and the command line that made it.
+"""The figures in the repository, and a page that shows each figure with the command that draws it.
 
-Figures of a run on the built-in scenes are copied; figures of photographs that anyone may use are made by commands.
+Figures of the built-in scenes are copied from a run. Figures of freely licensed photographs are drawn by commands.
 """
 
 import shlex
@@ -11,50 +11,48 @@ from pathlib import Path
 from bssan_lib.errors import RunError
 from bssan_lib.runs import Run
 
-# name in figures/ -> (name in the run's figures, what it shows); the notebook is the name's first two digits
+# name in figures/ -> (name in the run's figures, what it shows); the notebook is the name's part before the first _
 GALLERY = {
     "word_panels": (
         "04_attention_after",
-        "Where a word looks: W2R of the trained joint model, one colour scale for all words.",
+        "The attention of each word: W2R of the trained joint model, one colour scale for all words.",
     ),
-    "word_panels_untrained": ("04_attention_before", "The same picture and caption before training."),
-    "alignment": ("03_alignment", "One matrix read twice: words over regions (W2R), objects over words (O2W)."),
-    "object_words": ("03_object_words", "What an object reads: the heaviest words of four windows."),
+    "word_panels_untrained": ("04_attention_before", "The same image and caption before training."),
+    "alignment": ("03_alignment", "One affinity, two directions: words over regions (W2R), objects over words (O2W)."),
+    "object_words": ("03_object_words", "The attention of objects: the heaviest words of four windows."),
     "links": ("03_links", "Words and objects joined by lines, opacity by weight."),
     "training": ("04_training", "Loss, dev recalls, inverse temperatures and gate over the epochs."),
     "recalls": ("05_recalls", "Recalls with 95% bootstrap intervals, and of each direction's part alone."),
     "grounding": (
         "05_grounding_w2r",
-        "Does attention lie in the true boxes: pointing game and mass, beside the centre and even attention.",
+        "Attention against true boxes: pointing game and mass, beside the image centre and even attention.",
     ),
     "pointing": (
-        "05_pointing_by_type",
-        "Which map points how well, by type of phrase: both directions, a prior of boxes, other words, no training.",
+        "05a_pointing_by_type",
+        "The pointing game of all maps by type of phrase: both directions, a prior of boxes, other words, no training.",
     ),
-    "coverage": ("05_coverage", "Share of the true boxes found in the densest part of each map."),
+    "coverage": ("05a_coverage", "The share of the true boxes covered by the densest part of each map."),
     "words": (
-        "05_words_that_name_nothing",
-        "Over how many regions kinds of words look, and how much objects read them.",
+        "05a_words_that_name_nothing",
+        "By kind of word: how many regions it attends to, and how much objects attend to it.",
     ),
     "deletion": (
-        "05_deletion",
-        "The score of true pairs as the most attended regions are left out, and in other orders.",
+        "05a_deletion",
+        "The score of matching pairs while regions are removed, the most attended first, and in other orders.",
     ),
-    "pairs": ("05_pairs", "Pairs of pictures that differ in one thing: what is told apart, beside chance."),
-    "neighbours": (
-        "05_neighbours_of_captions",
-        "The five nearest pictures of a caption, with the attention that decided.",
-    ),
-    "failures": ("05_worst_captions", "Captions whose own picture came late, and what came before it."),
-    "gallery_size": ("05_gallery_size", "R@1 as the gallery grows: the median of five draws, and their reach."),
+    "pairs": ("05b_pairs", "Minimal pairs: the share that is matched right, beside chance."),
+    "neighbours": ("05b_neighbours_of_captions", "The five best images for a caption, with their attention."),
+    "failures": ("05b_worst_captions", "Captions whose own image is ranked low, and the images ranked before it."),
+    "gallery_size": ("05_gallery_size", "R@1 for galleries of growing size: median and range of five draws."),
     "ablations": (
         "07_ablations",
-        "What each choice is worth: rsum of every variant over its seeds, and its paired difference to the joint model.",
+        "The effect of each choice: rsum of every variant over its seeds, and its paired difference to the "
+        "joint model.",
     ),
 }
 FORMATS = (".pdf", ".svg", ".png", ".txt")
 
-PHOTOGRAPHS = {  # functions of skimage.data -> whose they are, as scikit-image's documentation says
+PHOTOGRAPHS = {  # functions of skimage.data -> credit, from the documentation of scikit-image
     "astronaut": "Eileen Collins, NASA; no known copyright restrictions, public domain",
     "camera": "Lav Varshney; CC0",
     "chelsea": "Chelsea the cat, Stefan van der Walt; CC0",
@@ -70,19 +68,19 @@ _WOMAN = [
 _CAT = ["--image", "figures/photographs/chelsea.jpg", "--caption", "a brown cat with green eyes looks at the camera"]
 # name in figures/ -> (arguments of bssan without --out, what it shows)
 COMMANDS = {
-    "photo_words": (["figure", "attention", *_WOMAN], "Where each word looks, W2R of the pretrained model."),
+    "photo_words": (["figure", "attention", *_WOMAN], "The attention of each word, W2R of the pretrained model."),
     "photo_words_column": (
         ["figure", "attention", *_CAT, "--width", "one"],
-        "The same for another photograph, on one column.",
+        "The same for another photograph, one column wide.",
     ),
     "photo_alignment": (["figure", "alignment", *_WOMAN], "Words by regions and objects by words, on one scale."),
     "photo_boxes": (
         ["figure", "boxes", *_WOMAN, "--words", "woman", "--words", "flag", "--width", "one"],
-        "The five heaviest regions of two words, weights printed.",
+        "The five heaviest regions of two words, with their weights.",
     ),
     "photo_objects": (
         ["figure", "objects", *_WOMAN, "--width", "one"],
-        "What objects read: the three heaviest words of four windows.",
+        "The attention of objects: the three heaviest words of four windows.",
     ),
     "photo_links": (["figure", "links", *_WOMAN], "Words and objects joined by lines, in multiples of even attention."),
     "photo_ranked": (
@@ -91,11 +89,11 @@ COMMANDS = {
     ),
     "photo_found": (
         ["find", "a brown cat with green eyes", "figures/photographs"],
-        "Photographs found for a caption, with the attention that decided.",
+        "Photographs ranked for a caption, with the attention behind each score.",
     ),
     "recalls_flickr8k": (
         ["figure", "recalls", "bssan_lib/pretrained/flickr8k/metrics.json"],
-        "Recalls of the pretrained model on Flickr8k dev with 95% bootstrap intervals, and of its parts.",
+        "Recalls of the pretrained model and its W2R and O2W parts on Flickr8k dev, with 95% bootstrap intervals.",
     ),
 }
 CAPTIONS = (
@@ -110,17 +108,18 @@ CAPTIONS = (
 def publish_figures(run: Run, folder: Path) -> list[Path]:
     """Copies the gallery's figures of a finished run into `folder` and writes README.md there.
 
-    Returns what was written. Raises RunError, before anything is written, where the run lacks a figure or
-    shows photographs, which are not ours to publish.
+    Returns the written paths. Raises RunError, before writing, if the run lacks a figure or shows photographs, which we
+    must not publish.
     """
     if run.config.data.source != "scenes":
-        raise RunError(f"{run.folder}: shows {run.config.data.source} pictures; only drawn scenes are published.")
+        raise RunError(
+            f"{run.folder}: expected a run on the built-in scenes, got {run.config.data.source}; its images "
+            "must not be published."
+        )
     sources = {name: run.figures / made for name, (made, _) in GALLERY.items()}
     missing = [f"{made}{end}" for made in sources.values() for end in FORMATS[:3] if not Path(f"{made}{end}").is_file()]
     if missing:
-        raise RunError(
-            f"figures that the gallery shows are missing: {', '.join(missing)}; was every notebook executed?"
-        )
+        raise RunError(f"figures of the gallery are missing: {', '.join(missing)}; execute all notebooks first")
     folder.mkdir(exist_ok=True)
     written = []
     for name, made in sources.items():
@@ -131,10 +130,10 @@ def publish_figures(run: Run, folder: Path) -> list[Path]:
 
 
 def publish_photographs(folder: Path, draw: Callable[[list[str]], None], checkpoint: str | None = None) -> list[Path]:
-    """Makes the figures of freely licensed photographs in `folder` by the commands that the page names.
+    """Draws the figures of freely licensed photographs into `folder` with the commands on the page.
 
-    draw: runs one command, given its arguments. checkpoint: by default the model that comes with the package. Returns
-    what was written. Raises RunError where scikit-image, which holds the photographs, is missing.
+    draw: a function that runs one command from its arguments. checkpoint: by default the packaged model. Returns the
+    written paths. Raises RunError if scikit-image, which contains the photographs, is missing.
     """
     save_photographs(folder / "photographs")
     (folder / "photographs" / "captions.txt").write_text("\n".join(CAPTIONS) + "\n", encoding="utf-8")
@@ -150,14 +149,14 @@ def publish_photographs(folder: Path, draw: Callable[[list[str]], None], checkpo
 
 
 def _from_anywhere(argument: str, folder: Path) -> str:
-    """A path of the printed command lines, which start in the repository, as one that holds where we are."""
+    """A path of a printed command, which is relative to the repository, as a path valid here."""
     if argument.startswith("figures/"):
         return str(folder / argument.removeprefix("figures/"))
     return str(Path(__file__).parent.parent.parent / argument) if argument.startswith("bssan_lib/") else argument
 
 
 def _make_small(stem: Path) -> None:
-    """Figures that hold photographs, as the repository keeps them: 150 dots an inch in the PNG, and no SVG."""
+    """Makes figures with photographs smaller for the repository: PNG with 150 dots per inch, no SVG."""
     from PIL import Image
 
     png = stem.with_suffix(".png")
@@ -168,12 +167,13 @@ def _make_small(stem: Path) -> None:
 
 
 def save_photographs(folder: Path) -> list[Path]:
-    """PHOTOGRAPHS as JPEG files. RunError where scikit-image is missing."""
+    """Writes PHOTOGRAPHS as JPEG files. Raises RunError if scikit-image is missing."""
     try:
         from skimage import data
     except ImportError:
         raise RunError(
-            "the photographs are part of scikit-image, which is not installed: pip install scikit-image"
+            "the photographs are part of scikit-image, which is not installed; install it with: pip install "
+            "scikit-image"
         ) from None
     from PIL import Image
 
@@ -184,22 +184,23 @@ def save_photographs(folder: Path) -> list[Path]:
 
 
 def write_page(folder: Path) -> Path:
-    """README.md of the figures that lie in `folder`: each with the command line that made it, and whose picture it is."""
+    """Writes README.md for the figures in `folder`: each with its command and the credit of its photographs."""
     lines = [
         "# Figures",
         "",
-        "Each figure as PDF and SVG for papers, of a column's exact width and with embedded fonts, and as PNG. The text",
-        "beside it says what its caption needs: image, caption, checkpoint, direction, temperatures, seed, scores.",
+        "Each figure is stored as PDF and SVG for papers, with the exact width of a column and embedded fonts, "
+        "and as PNG.",
+        "The text file beside it lists image, caption, checkpoint, direction, temperatures, seed and scores.",
         "",
     ]
     if any((folder / f"{name}.png").is_file() for name in COMMANDS):
         lines += [
-            "## Photographs that anyone may use",
+            "## Freely licensed photographs",
             "",
-            "Made with the pretrained model by the commands below; `bssan gallery` gives them all. To keep the",
-            "repository small, their PNG here have 150 dots an inch and their SVG are left out.",
+            "Drawn with the pretrained model by the commands below; `bssan gallery` runs all of them. To keep the",
+            "repository small, their PNG files have 150 dots per inch, and SVG files are left out.",
             "",
-            "| photograph | whose |",
+            "| photograph | credit |",
             "|---|---|",
             *(f"| [{name}](photographs/{name}.jpg) | {credit} |" for name, credit in PHOTOGRAPHS.items()),
             "",
@@ -213,16 +214,18 @@ def write_page(folder: Path) -> Path:
         credit = [f"Photograph{'s' if len(used) > 1 else ''}: {' · '.join(used)}.", ""] if used else []
         lines += _section(folder, name, shows, ["```", command, "```", "", *credit])
     if any((folder / f"{name}.png").is_file() for name in GALLERY):
-        lines += ["## Built-in scenes", "", "Drawn by the project; made by `make notebooks`.", ""]
+        lines += ["## Built-in scenes", "", "The scenes are drawn by the project, the figures by `make notebooks`.", ""]
     for name, (made, shows) in GALLERY.items():
-        lines += _section(folder, name, shows, [f"`make notebooks`: notebook {made[:2]}, figure `{made}`", ""])
+        lines += _section(
+            folder, name, shows, [f"`make notebooks`: notebook {made.partition('_')[0]}, figure `{made}`", ""]
+        )
     page = folder / "README.md"
     page.write_text("\n".join(lines), encoding="utf-8")
     return page
 
 
 def _section(folder: Path, name: str, shows: str, made: list[str]) -> list[str]:
-    """A figure's part of the page; nothing where the figure is not there."""
+    """The section of a figure; [] if the figure does not exist."""
     if not (folder / f"{name}.png").is_file():
         return []
     files = [(title, f"{name}{end}") for title, end in zip(("PDF", "SVG", "PNG", "note"), FORMATS)]

@@ -1,4 +1,4 @@
-"""Outputs of executed notebooks: settled for a run folder, and cleaned for committing."""
+"""Outputs of executed notebooks: reduced for a run folder, and cleaned for committing."""
 
 import re
 import sys
@@ -14,8 +14,14 @@ VIEW_TYPE = "application/vnd.bssan.attention+json"  # the data of an attention v
 LARGEST_NOTEBOOK = 1_000_000  # bytes; web forges stop rendering larger ones
 
 
-def settle_streams(notebook) -> None:
-    """Leaves of printed text what a terminal would show: one state of a progress bar, not hundreds."""
+def series_files(folder: Path) -> list[Path]:
+    """The numbered notebooks of a folder in order, then those of its extra/ in order of name."""
+    patterns = ("[0-9][0-9]_*.ipynb", "extra/[!.]*.ipynb")
+    return [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
+
+
+def merge_streams(notebook) -> None:
+    """Joins printed text and keeps only the last state of each progress bar, as a terminal does."""
     for cell in notebook.cells:
         outputs: list[Any] = []
         for output in cell.get("outputs", []):
@@ -34,8 +40,8 @@ def settle_streams(notebook) -> None:
             cell.outputs = outputs
 
 
-def settle_widgets(notebook) -> None:
-    """Leaves of a widget the still picture beside it: its kernel is gone, and its state is large."""
+def remove_widgets(notebook) -> None:
+    """Removes widgets that have a picture beside them, because they need a kernel and their state is large."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -44,23 +50,24 @@ def settle_widgets(notebook) -> None:
 
 
 def publish_notebooks(run: Run, folder: Path) -> list[Path]:
-    """Puts a run's executed notebooks over those of the same name in `folder`, outputs included.
+    """Writes a run's executed notebooks, with outputs, over those of the same name in `folder` and its extra/.
 
-    Papermill's traces, machine paths and the injected parameters are taken out. Raises RunError if one
-    exceeds 1 MB.
+    Removes papermill's metadata, machine paths and injected parameters. Raises RunError if a notebook is missing or
+    larger than 1 MB.
     """
     import nbformat
 
     written = []
-    for target in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):
-        if not (run.notebooks / target.name).exists():
-            raise RunError(f"{run.notebooks / target.name}: not executed yet; nothing was published from it")
-        notebook = nbformat.read(run.notebooks / target.name, as_version=4)
+    for target in series_files(folder):
+        executed = run.notebooks / target.relative_to(folder)
+        if not executed.exists():
+            raise RunError(f"{executed}: not executed yet; run `bssan reproduce` first")
+        notebook = nbformat.read(executed, as_version=4)
         clean_notebook(notebook)
         text = nbformat.writes(notebook)
         if len(text.encode()) > LARGEST_NOTEBOOK:
             raise RunError(
-                f"{target.name}: {len(text.encode())} bytes with its outputs, at most "
+                f"{target.name}: {len(text.encode())} bytes with its outputs, expected at most "
                 f"{LARGEST_NOTEBOOK}; draw fewer or smaller pictures"
             )
         write_text(target, text if text.endswith("\n") else text + "\n")
@@ -69,7 +76,7 @@ def publish_notebooks(run: Run, folder: Path) -> list[Path]:
 
 
 def clean_notebook(notebook) -> None:
-    """Takes papermill's traces and machine paths out of an executed notebook, and numbers its cells anew."""
+    """Removes papermill's metadata and machine paths from an executed notebook, and numbers its cells again."""
     notebook.cells = [cell for cell in notebook.cells if not is_injected(cell)]
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)  # the state of widgets is large, and pictures do not need it
@@ -91,19 +98,19 @@ def clean_notebook(notebook) -> None:
 
 
 def is_injected(cell) -> bool:
-    """Whether papermill wrote this cell, with the parameters it was given."""
+    """Whether papermill injected this cell, which sets parameters."""
     return "injected-parameters" in cell.metadata.get("tags", [])
 
 
 def _without_widget(output):
-    """An output without what needs a kernel; None where nothing is left: a bar would stand at "0%" for ever."""
+    """An output without widgets; None if nothing is left, as for progress bars."""
     data = output.get("data", {})
-    data.pop(VIEW_TYPE, None)  # the still picture beside it says enough
+    data.pop(VIEW_TYPE, None)  # there is a picture beside it
     return None if data.pop(WIDGET, None) and not set(data) - {"text/plain"} else output
 
 
 def _without_paths(value):
-    """The same output without this machine's folders; pictures are left as they are."""
+    """The same output without this machine's paths; pictures stay unchanged."""
     if isinstance(value, str):
         shown_as = {str(repository_root()): ".", sys.prefix: ".venv", str(Path.home()): "~"}
         for path, shown in sorted(shown_as.items(), key=lambda item: -len(item[0])):  # the longest first

@@ -33,9 +33,10 @@ def write_report(run: Run, notebooks: list[Path]) -> Path:
     import nbformat
     from pygments.formatters import HtmlFormatter
 
-    parts = [_notebook_part(path.stem, nbformat.read(path, as_version=4)) for path in notebooks]
+    names = {path.stem for path in notebooks}
+    parts = [_notebook_part(path.stem, nbformat.read(path, as_version=4), names) for path in notebooks]
     views = any("view" in output for part in parts for cell in part["cells"] for output in cell.get("outputs", ()))
-    style, script = _view_code() if views else ("", "")
+    style, script = view_code() if views else ("", "")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     metrics = read_metrics(run)
     templates = jinja2.Environment(loader=jinja2.PackageLoader(__package__, ""), autoescape=True)
@@ -94,8 +95,15 @@ def read_metrics(run: Run) -> dict | None:
     return json.loads(run.metrics_path.read_text(encoding="utf-8"))
 
 
-def _notebook_part(name: str, notebook) -> dict:
-    """What the template needs of one notebook: its name, headings, and cells with their outputs."""
+def _notebook_part(name: str, notebook, names: set[str]) -> dict:
+    """What the template needs of one notebook: its name, headings, and cells with their outputs.
+
+    names: of all notebooks on the page. A link to one of them, from extra/ or into it, leads to its part of the page.
+    """
+
+    def link(match: re.Match) -> str:
+        return f"](#{match[1]})" if match[1] in names else match[0]
+
     markdown = markdown_renderer()
     headings: list[dict] = []
     cells: list[dict] = []
@@ -103,7 +111,7 @@ def _notebook_part(name: str, notebook) -> dict:
         if is_injected(cell):
             continue
         if cell.cell_type == "markdown":
-            text = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](#\1)", cell.source)  # links between notebooks
+            text = re.sub(r"\]\((?:\.\./|extra/)?([^()/\s]+)\.ipynb\)", link, cell.source)
             text = _with_anchors(markdown(text, cell.get("attachments")), name, headings)
             cells.append({"text": text})
         elif cell.cell_type == "code":
@@ -142,9 +150,7 @@ def _output(output) -> dict | None:
     data = output.data
     shown = {"alt": data.get("text/plain", ""), "picture": _picture_uri(data)}
     if VIEW_TYPE in data:
-        # Within a script element only "<" could end it.
-        text = json.dumps(data[VIEW_TYPE], separators=(",", ":")).replace("<", "\\u003c")
-        return {**shown, "view": text}
+        return {**shown, "view": view_json(data[VIEW_TYPE])}
     if WIDGET in data:
         return None  # progress bars, which say nothing once they are done
     if shown["picture"]:
@@ -172,25 +178,33 @@ def _table_html(text: str) -> str:
     return bleach.clean(text, TABLE_TAGS, {"*": TABLE_ATTRIBUTES})
 
 
-def _view_code() -> tuple[str, str]:
+def view_json(data: dict) -> str:
+    """The data of an attention view as text for a script element, which only "<" could end."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def view_code() -> tuple[str, str]:
     """Style and script of the attention views, with what starts them on a page."""
     folder = Path(__file__).parent.parent / "explorer"
     style, script = ((folder / f"attention_view.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return style, script + START_VIEWS
 
 
+def mathml(tex: str, display: str) -> str:
+    """TeX as MathML; display: inline or block. TeX that the converter does not know is shown as it was written."""
+    from latex2mathml.converter import convert
+
+    tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)
+    tex = re.sub(r"\\(begin|end)\{equation\*?\}", "", tex).replace(r"\operatorname*", r"\operatorname")
+    try:
+        return convert(tex.strip(), display=display)
+    except Exception:
+        return f"<code>{escape_html(tex)}</code>"
+
+
 def markdown_renderer(escape: bool = False):
     """A function (Markdown text, attachments) -> HTML, with TeX as MathML. escape: HTML in the text is shown as text."""
-    from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    def mathml(tex: str, display: str) -> str:
-        tex = re.sub(r"\\(begin|end)\{(aligned|split|gather(ed)?\*?)\}", r"\\\1{align*}", tex)
-        tex = re.sub(r"\\(begin|end)\{equation\*?\}", "", tex).replace(r"\operatorname*", r"\operatorname")
-        try:
-            return convert(tex.strip(), display=display)
-        except Exception:  # TeX that the converter does not know is shown as it was written
-            return f"<code>{escape_html(tex)}</code>"
 
     class Renderer(IPythonRenderer):
         def inline_math(self, body):

@@ -1,8 +1,8 @@
-"""The numbered notebooks, executed in order into a run folder.
+"""Executes the numbered notebooks, then those of extra/, in order into a run folder.
 
-A notebook is finished when state.json of the run names it with the checksum of its source. Finished notebooks
-are skipped; one that was interrupted is executed again, and its own steps (features, checkpoints) go on where
-they stopped. Executed notebooks appear under their name only when whole.
+A notebook is finished if state.json of the run contains it with the checksum of its source. Finished notebooks are
+skipped. An interrupted notebook is executed again, and its slow steps (features, training) continue where they stopped.
+An executed notebook gets its final name when it is complete.
 """
 
 import ast
@@ -24,56 +24,60 @@ from bssan_lib import errors
 from bssan_lib.errors import NotebookError, RunError
 from bssan_lib.files import write_json
 from bssan_lib.runs import LOCK_VARIABLE, Run, open_run, project_folder
-from bssan_lib.series.outputs import settle_streams, settle_widgets
+from bssan_lib.series.outputs import merge_streams, remove_widgets, series_files
 
-PARAMETERS = ("run", "config", "data", "overrides")  # what every notebook's parameters cell sets
+PARAMETERS = ("run", "config", "data", "overrides")  # set by the parameters cell of every notebook
 
 
 def reproduce(
     config, data=None, out=None, start: str | None = None, parameters: dict | None = None, notebooks=None
 ) -> Run:
-    """Executes the series; returns the run with metrics.json and report.html written.
+    """Executes the series, writes metrics.json and report.html, and returns the run.
 
-    start: a number such as "03": that notebook and all after it are executed even if they were finished.
-    parameters: {"training.epochs": 2}. notebooks: a folder; by default the project's.
-    Raises RunError (folder in use, other settings), any BssanError of a notebook, NotebookError for the rest.
+    start: a number such as "03" or "05a": executes that notebook and all later ones, even if finished. parameters:
+    {"training.epochs": 2}. notebooks: a folder, by default the project's. Raises RunError (folder in use, other
+    settings), any BssanError of a notebook, or NotebookError for other errors in it.
     """
     from bssan_lib.series.report import write_report
 
     run = open_run(out, config, data, parameters)
     sources = find_notebooks(notebooks)
+    names = [source.relative_to(sources[0].parent).as_posix() for source in sources]  # "extra/05a_....ipynb"
     first = _position(sources, start)
     done = _read_state(run)
-    for number, source in enumerate(sources):
-        title = f"[{number + 1}/{len(sources)}] {source.stem}"
+    for number, (name, source) in enumerate(zip(names, sources)):
+        title = f"[{number + 1}/{len(sources)}] {name.removesuffix('.ipynb')}"
         digest = source_digest(source)
-        whole = done.get(source.name) == digest and (run.notebooks / source.name).exists()
+        whole = done.get(name) == digest and (run.notebooks / name).exists()
         if whole and (first is None or number < first):
-            print(f"{title}: finished before, skipped (--from {source.name[:2]} does it again)", flush=True)
+            print(f"{title}: finished already, skipped (--from {_number(source)} executes it again)", flush=True)
             continue
         if first is not None and number < first:
             raise RunError(
-                f"--from {start}: {source.stem} comes before it and is not finished in {run.folder}; leave --from out"
+                f"--from {start}: {source.stem} comes before it and is not finished in {run.folder}; run without --from"
             )
-        for later in sources[number:]:  # they were made from what is about to change
-            done.pop(later.name, None)
+        for later in names[number:]:  # they depend on this notebook
+            done.pop(later, None)
         _write_state(run, done)
         began = time.monotonic()
-        print(f"{title}: under way", flush=True)
-        execute(source, run)
-        done[source.name] = digest
+        print(f"{title}: running", flush=True)
+        execute(source, run, run.notebooks / name)
+        done[name] = digest
         _write_state(run, done)
         print(f"{title}: done in {_duration(time.monotonic() - began)}", flush=True)
-    write_report(run, [run.notebooks / source.name for source in sources])
+    write_report(run, [run.notebooks / name for name in names])
     return run
 
 
 def find_notebooks(folder=None) -> list[Path]:
-    """The notebooks NN_*.ipynb of a folder in order, each with a whole parameters cell. Raises RunError."""
-    folder = project_folder() / "notebooks" if folder is None else folder
-    found = sorted(Path(folder).absolute().glob("[0-9][0-9]_*.ipynb"))
-    if not found:
-        raise RunError(f"{folder}: no numbered notebooks there; expected 01_data_preparation.ipynb and so on")
+    """The notebooks NN_*.ipynb of a folder, then those of its extra/, in order.
+
+    Raises RunError if there are none or a parameter is missing.
+    """
+    folder = Path(project_folder() / "notebooks" if folder is None else folder).absolute()
+    found = series_files(folder)
+    if not found or found[0].parent != folder:
+        raise RunError(f"{folder}: expected numbered notebooks such as 01_data_preparation.ipynb, found none")
     for path in found:
         missing = [name for name in PARAMETERS if name not in _parameters_of(path)]
         if missing:
@@ -87,18 +91,19 @@ def source_digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def execute(source: Path, run: Run) -> None:
-    """Executes one notebook with papermill into run.notebooks, under its own name once it is whole.
+def execute(source: Path, run: Run, target: Path) -> None:
+    """Executes one notebook with papermill into `target`, which appears when it is complete.
 
-    A notebook that fails is kept as NAME.failed.ipynb. Raises the BssanError that the notebook raised, saying
-    in which cell, or NotebookError for any other reason.
+    A failed notebook is kept as NAME.failed.ipynb. Raises the BssanError of the notebook, with its cell, or
+    NotebookError for any other error.
     """
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    partial = run.notebooks / f".{source.stem}.partial.ipynb"
-    failed = run.notebooks / f"{source.stem}.failed.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    partial = target.with_name(f".{source.stem}.partial.ipynb")
+    failed = target.with_name(f"{source.stem}.failed.ipynb")
     values: dict[str, Any] = {"run": str(run.folder), "config": None, "data": None, "overrides": {}}
 
     def work(manager_class):
@@ -112,30 +117,30 @@ def execute(source: Path, run: Run) -> None:
             progress_bar=sys.stderr.isatty(),
             stderr_file=_Live(sys.stderr),
             kernel_manager_class=manager_class,
-            extra_arguments=["--log-level=50"],  # kernels print remarks of their own at start and shutdown
+            extra_arguments=["--log-level=50"],  # without log lines of the kernel
         )
 
     try:
         with _kernel_environment(run.folder), _quiet_connections():
             _in_thread(work)
         notebook = nbformat.read(partial, as_version=4)
-        settle_streams(notebook)
-        settle_widgets(notebook)
-        notebook.metadata.get("papermill", {}).pop("input_path", None)  # the whole source once more
+        merge_streams(notebook)
+        remove_widgets(notebook)
+        notebook.metadata.get("papermill", {}).pop("input_path", None)  # the complete source
         nbformat.write(notebook, partial)
-        os.replace(partial, run.notebooks / source.name)
+        os.replace(partial, target)
         failed.unlink(missing_ok=True)
     except papermill.PapermillExecutionError as error:
         os.replace(partial, failed)
         raise _own_error(error, source, failed) from None
     except DeadKernelError:
-        raise NotebookError(f"{source.stem}: its kernel died; most often memory ran out") from None
+        raise NotebookError(f"{source.stem}: its kernel died, probably because memory ran out") from None
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _kill(pid: int) -> None:
-    """Ends a process and all that it started."""
+    """Kills a process and its children."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for one in [*process.children(recursive=True), process]:
@@ -144,9 +149,9 @@ def _kill(pid: int) -> None:
 
 
 def _in_thread(work) -> None:
-    """Runs work(kernel manager class) beside this thread, which alone gets signals: Ctrl-C kills the kernel.
+    """Calls work(kernel manager class) in another thread, so that Ctrl-C reaches this one, which kills the kernel.
 
-    In the main thread nbclient would take the signals for itself, and they would look like a dead kernel.
+    In the main thread, nbclient would handle the signal and report a dead kernel.
     """
     from jupyter_client import AsyncKernelManager
 
@@ -160,7 +165,7 @@ def _in_thread(work) -> None:
     def target():
         try:
             work(Manager)
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # raised again in the calling thread
             failure.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
@@ -182,9 +187,9 @@ def _in_thread(work) -> None:
 
 @contextlib.contextmanager
 def _quiet_connections():
-    """Keeps tornado's tracebacks of connections to a kernel that ends in the middle of a message out of stderr.
+    """Hides tornado's tracebacks of connections that a dying kernel closes.
 
-    What went wrong in the notebook is raised by papermill; these come and go with the machine's load.
+    papermill raises the errors of the notebook itself.
     """
     logger = logging.getLogger("tornado.general")
     before, logger.disabled = logger.disabled, True
@@ -196,11 +201,11 @@ def _quiet_connections():
 
 @contextlib.contextmanager
 def _kernel_environment(folder: Path):
-    """What a kernel inherits: the lock's name, this interpreter's kernel, this package, inline pictures."""
+    """Sets the environment of kernels: the lock, this interpreter's kernel, this package, inline pictures."""
     before = dict(os.environ)
     os.environ[LOCK_VARIABLE] = str(folder)
-    os.environ.pop("MPLBACKEND", None)  # MPLBACKEND=Agg would execute and store no picture
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or the debugger prints a warning at each start
+    os.environ.pop("MPLBACKEND", None)  # with MPLBACKEND=Agg no picture would be stored
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the debugger would print a warning at each start
     os.environ.update(kernel_paths())
     try:
         yield
@@ -210,7 +215,7 @@ def _kernel_environment(folder: Path):
 
 
 def kernel_paths() -> dict[str, str]:
-    """The two environment variables by which a kernel is of this interpreter and imports this package."""
+    """Environment variables that make a kernel use this interpreter and import this package."""
     own = {
         "JUPYTER_PATH": Path(sys.prefix) / "share" / "jupyter",
         "PYTHONPATH": Path(__file__).resolve().parent.parent.parent,
@@ -222,7 +227,7 @@ def kernel_paths() -> dict[str, str]:
 
 
 class _Live:
-    """Passes a kernel's stderr on: progress bars as they are to a terminal, finished lines alone to a log."""
+    """Forwards a kernel's stderr: everything to a terminal, only complete lines to a log."""
 
     def __init__(self, stream):
         self.stream, self.rest = stream, ""
@@ -248,11 +253,13 @@ def _own_error(error, source: Path, failed: Path) -> Exception:
     if isinstance(known, type) and issubclass(known, errors.BssanError):
         return known(text + error.evalue)
     traceback = re.sub("\x1b\\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
-    return NotebookError(text + "\n".join(traceback[-20:]) + f"\nThe notebook as far as it came: {failed}")
+    return NotebookError(
+        text + "\n".join(traceback[-20:]) + f"\nThe notebook with its outputs up to the error: {failed}"
+    )
 
 
 def _parameters_of(path: Path) -> set[str]:
-    """Names that the cell tagged "parameters" sets."""
+    """The names set by the cell tagged "parameters"."""
     sources = [
         "".join(cell["source"])
         for cell in _read_notebook(path)["cells"]
@@ -266,16 +273,21 @@ def _position(sources: list[Path], start: str | None) -> int | None:
     if start is None:
         return None
     for number, source in enumerate(sources):
-        if source.name.startswith(f"{start:0>2}_") or source.stem == start:
+        if start.zfill(len(_number(source))) in (_number(source), source.stem):
             return number
-    raise RunError(f"--from {start}: no such notebook; there are {', '.join(s.name[:2] for s in sources)}")
+    raise RunError(f"--from {start}: expected one of the notebooks {', '.join(map(_number, sources))}")
+
+
+def _number(source: Path) -> str:
+    """What names a notebook after --from: "03" of 03_o2w_attention.ipynb, "05a" of 05a_....ipynb."""
+    return source.stem.partition("_")[0]
 
 
 def _read_notebook(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path}: not a notebook: {error}")
+        raise RunError(f"{path}: cannot be read as a notebook: {error}")
 
 
 def _read_state(run: Run) -> dict[str, str]:

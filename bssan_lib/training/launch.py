@@ -1,11 +1,10 @@
 """Training without a notebook, in one process or in several.
 
-    bssan train --config configs/precomp.yaml --data DIR                     a process for each GPU, or one alone
-    bssan train --config configs/precomp.yaml --data DIR --processes 2       two, on CPUs too
+    bssan train --config configs/precomp.yaml --data DIR                     one process per GPU, or one on the CPU
+    bssan train --config configs/precomp.yaml --data DIR --processes 2       two processes, also on CPUs
     train_run(run)                                                           the same from a notebook
 
-The model is the one that notebook 04 trains, at the place where notebook 04 expects it; or a published peer, where
-`model.method` names one.
+The model is that of notebook 04, saved in the folder that notebook 04 uses, or a published peer (`model.method`).
 """
 
 import os
@@ -18,14 +17,14 @@ from bssan_lib.data import Vocabulary, open_prepared, prepare
 from bssan_lib.errors import TrainingError
 from bssan_lib.models.build import build_model
 from bssan_lib.models.encoders import Matcher
-from bssan_lib.models.word_vectors import start_words
-from bssan_lib.parallel import process_state, start_processes, wanted_processes
+from bssan_lib.models.word_vectors import init_word_vectors
+from bssan_lib.parallel import count_processes, process_state, start_processes
 from bssan_lib.runs import LOCK_VARIABLE, Run, set_seed
 from bssan_lib.training.trainer import Trainer
 
 
 def prepare_run(run: Run) -> None:
-    """Features and vocabulary of a run, as notebook 01 leaves them; what is there already stays."""
+    """Prepares the features and the vocabulary of a run, as notebook 01 does. Existing files are kept."""
     prepare(run.config.data)
     path = run.folder / "vocabulary.json"
     if not path.exists():
@@ -34,14 +33,14 @@ def prepare_run(run: Run) -> None:
 
 
 def make_trainer(run: Run, progress: bool = True, on_epoch: Callable[[list[dict]], None] | None = None) -> Trainer:
-    """The trainer of a run whose features and vocabulary are there. Raises DataError or CheckpointError where not."""
+    """The trainer of a prepared run. Raises DataError or CheckpointError if features or vocabulary are missing."""
     config = run.config
     set_seed(config.seed)
     train, dev = (open_prepared(run.prepared, name) for name in ("train", "dev"))
     vocabulary = Vocabulary.load(run.folder / "vocabulary.json")
     torch.manual_seed(config.seed)
     model: Matcher = build_model(config.model, len(vocabulary), train.sizes["dimension"], train.boxes is not None)
-    start_words(model.embed, vocabulary, config.training.word_vectors)
+    init_word_vectors(model.embed, vocabulary, config.training.word_vectors)
     return Trainer(
         model,
         vocabulary,
@@ -58,16 +57,19 @@ def make_trainer(run: Run, progress: bool = True, on_epoch: Callable[[list[dict]
 
 
 def train_run(run: Run, processes: int | None = None) -> None:
-    """Trains a run to its end, or continues where it stopped.
+    """Trains a run to its end. A stopped training continues.
 
-    processes: fresh ones, which end with the training; None: one for each GPU, or none but this one. Under
-    `accelerate launch` the processes are there already. Raises TrainingError where the processes fail.
+    processes: how many new processes share the work; None: one for each GPU, or this process alone. Under
+    `accelerate launch` the processes exist already. Raises TrainingError if a process fails.
     """
-    count = wanted_processes(processes)
+    count = count_processes(processes)
     if count == 1:
         make_trainer(run).run()
         return
-    before, os.environ[LOCK_VARIABLE] = os.environ.get(LOCK_VARIABLE), str(run.folder)  # they work in this run's folder
+    before, os.environ[LOCK_VARIABLE] = (
+        os.environ.get(LOCK_VARIABLE),
+        str(run.folder),
+    )  # lets the new processes use this run's folder
     try:
         code = start_processes(["train", "--config", str(run.folder / "config.yaml"), "--out", str(run.folder)], count)
     finally:
@@ -79,8 +81,8 @@ def train_run(run: Run, processes: int | None = None) -> None:
         raise TrainingError(f"{run.folder}: {count} processes stopped with exit code {code}; their messages are above.")
 
 
-def first_process_first(work: Callable[[], object]) -> PartialState:
-    """Does `work` in the first process while the others wait. Alone: does it."""
+def run_in_first_process(work: Callable[[], object]) -> PartialState:
+    """Calls `work` in the first process while the others wait. Returns the process state."""
     state = process_state()
     if state.is_main_process:
         work()

@@ -1,4 +1,4 @@
-"""A log that a person or a plot reads while training runs: one line of JSON every so many steps."""
+"""The log of a running training: one line of JSON every few steps, for people and plots."""
 
 import json
 from pathlib import Path
@@ -13,20 +13,20 @@ from bssan_lib.files import write_text
 class TrainingLog:
     """Appends rows to a file, `log.jsonl` of a run folder.
 
-    A row has epoch, step, loss, learning_rate, gradient_norm, pairs_per_second, memory_mib, and what the model learns of
-    temperatures and gate.
+    A row has epoch, step, loss, learning_rate, gradient_norm, pairs_per_second, memory_mib, and the numbers of
+    `Matcher.learned`, such as temperatures and gate.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends one row; it is in the file when this returns."""
+        """Appends one row and closes the file, so that the row can be read at once."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def cut(self, step: int) -> None:
-        """Removes the rows after `step`, where a training continues; a line that a kill cut short goes too."""
+        """Removes rows after `step`, from which training continues, and lines that are incomplete after a kill."""
         if not self.path.is_file():
             return
         kept = []
@@ -40,7 +40,7 @@ class TrainingLog:
 
 
 def memory_mib() -> float:
-    """The most memory that tensors took on the GPU so far; without a GPU what this process holds now. In MiB."""
+    """In MiB: the peak memory of tensors on the GPU; without a GPU, the memory that this process uses now."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return psutil.Process().memory_info().rss / 2**20

@@ -1,7 +1,7 @@
 """Ranking losses over a batch of matching pairs. Notebook 04.
 
-A batch holds B pairs; pair i is image i with caption i, so the right answers lie on the diagonal of the score
-matrix. Everything off the diagonal is a negative, except captions of the same photograph, which are true too.
+A batch holds B pairs; pair i is image i with caption i, so the right answers are on the diagonal of the score
+matrix. All other cells are negatives, except pairs of an image with another caption of the same photograph.
 
 Letters: B pairs.
 """
@@ -28,10 +28,11 @@ def hinge_loss(scores: Tensor, negative: Tensor, margin: float, hardest: bool) -
         sum over wrong captions c of [margin - S(i, i) + S(i, c)]_+   and the same over wrong images,
 
     or only the largest term of each sum when `hardest` (VSE++, Faghri et al., BMVC 2018, arXiv 1707.05612).
-    Hardest negatives from the first step collapse training to a loss of 2 x margin, hence the warm-up on all.
+    If only the hardest negatives count from the first step, training collapses to a loss of 2 x margin. Therefore the
+    first epochs use all negatives.
 
-    scores: [B, B], images along rows. negative: [B, B] from `negatives`. Returns a scalar; with all negatives it
-    is divided by their mean number, so that both forms have the scale of margin.
+    scores: [B, B], images along rows. negative: [B, B] from `negatives`. Returns a scalar. With all negatives,
+    each sum is divided by the number of negatives, so that both forms have the same scale.
     """
     right = scores.diagonal()
     over_captions = (margin - right[:, None] + scores).clamp_min(0).masked_fill(~negative, 0)
@@ -46,7 +47,7 @@ def infonce_loss(scores: Tensor, negative: Tensor, inverse_temperature: float | 
     """Symmetric contrastive loss: the cross-entropy of finding the right caption, and the right image, in the batch.
 
     scores: [B, B], images along rows. negative: [B, B] from `negatives`; other captions of the same photograph are
-    left out of the sum, neither right nor wrong. Returns a scalar, the mean of both directions, in nats
+    left out of the sum. Returns a scalar, the mean of both directions, in nats
     (van den Oord et al., arXiv 1807.03748).
     """
     kept = negative | torch.eye(len(scores), dtype=torch.bool, device=scores.device)
@@ -57,7 +58,7 @@ def infonce_loss(scores: Tensor, negative: Tensor, inverse_temperature: float | 
 
 
 def ranking_loss(scores: Tensor, negative: Tensor, epoch: int, training: TrainingConfig) -> Tensor:
-    """The loss that the settings name. scores: [B, B]; negative: [B, B] from `negatives`; epoch counts from 1."""
+    """The loss chosen by `training.loss`. scores: [B, B]; negative: [B, B] from `negatives`; epoch counts from 1."""
     if training.loss == "infonce":
         return infonce_loss(scores, negative, training.inverse_temperature)
     hardest = epoch > training.warmup_epochs_all_negatives
@@ -65,10 +66,10 @@ def ranking_loss(scores: Tensor, negative: Tensor, epoch: int, training: Trainin
 
 
 def batch_loss(pairs: PairScores, image_rows: Tensor, epoch: int, training: TrainingConfig, direction: str) -> Tensor:
-    """The joint score's ranking loss and, weighted, each direction's own, so that neither rests on the other.
+    """The ranking loss of the joint score and, with a weight, the losses of both directions.
 
-    pairs: scores [B, B]. image_rows: [B]. direction: of the model; one alone has its own loss and nothing to add, and
-    neither has a method without both directions.
+    pairs: scores [B, B]. image_rows: [B]. direction: of the model. A model with one direction has a single loss. With
+    its own loss, each direction learns to rank alone.
     """
     negative = negatives(image_rows)
     loss = ranking_loss(pairs.joint, negative, epoch, training)

@@ -1,4 +1,4 @@
-"""How large a step is, and of what. Notebook 04."""
+"""Learning rates, the optimizer, and averaged weights. Notebook 04."""
 
 import math
 
@@ -9,7 +9,7 @@ from bssan_lib.config import TrainingConfig
 
 
 def learning_rate(step: int, total: int, training: TrainingConfig) -> float:
-    """Linear warm-up, then a half cosine down to a fiftieth. step counts from 0; total steps of the whole training."""
+    """Linear warm-up, then a half cosine down to 1/50. step: from 0. total: steps of the whole training."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
     share = (step - training.warmup_steps) / max(1, total - training.warmup_steps)
@@ -17,16 +17,16 @@ def learning_rate(step: int, total: int, training: TrainingConfig) -> float:
 
 
 def stage_factor(step: int, training: TrainingConfig) -> float:
-    """How much of its own rate the backbone learns with: none before training.stage_start, then a linear warm-up."""
+    """The factor on the backbone's learning rate: 0 before training.stage_start, then a linear warm-up to 1."""
     if training.stage_start == 0:
         return 1.0
     return min(1.0, max(0, step + 1 - training.stage_start) / max(1, training.warmup_steps))
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, biases, temperatures and the gate do not, nor does what is tuned of the backbone.
+    """AdamW. Weight decay applies to matrices, not to biases, temperatures, the gate and the backbone.
 
-    Each group has a "share" of the learning rate: the backbone, which starts from ImageNet, learns more slowly.
+    Each group has a "share" of the learning rate. The backbone starts from ImageNet weights and has a smaller share.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     stage = [parameter for name, parameter in named if name.startswith("stage.")]
@@ -41,9 +41,9 @@ def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Ad
 
 @torch.no_grad()
 def average_weights(averaged: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Moves `averaged` towards the model's weights by 1 - decay; faster in the first steps, whose weights mean little.
+    """Moves `averaged` towards the model's weights by 1 - decay, and faster in the first steps.
 
-    step: updates made so far, from 1. (Exponential moving average, Polyak & Juditsky, SIAM J. Control Optim. 1992.)
+    step: updates so far, from 1. (Exponential moving average, Polyak & Juditsky, SIAM J. Control Optim. 1992.)
     """
     kept = min(decay, step / (step + 9))
     for old, new in zip(averaged.state_dict().values(), model.state_dict().values()):

@@ -1,4 +1,4 @@
-"""The saved state of a training: what it holds, and whether it belongs to this training. Notebook 04, section 10."""
+"""Saving and loading the state of a training, with a check that it belongs to this training. Notebook 04."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from torch import Tensor
 from bssan_lib.config import ModelConfig, TrainingConfig, config_to_dict, rename_old
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.errors import CheckpointError
-from bssan_lib.models.checkpoint import save_weights
+from bssan_lib.models.checkpoint import rename_weights, save_weights
 
 if TYPE_CHECKING:
     from bssan_lib.training.trainer import Trainer
 
 SAMPLED = 64  # images whose features are hashed
-NOT_COMPARED = ("save_steps", "log_steps")  # settings that change nothing of what is trained
+IGNORED_SETTINGS = ("save_steps", "log_steps")  # settings that do not change the result
 
 
 def hash_of_split(split: PreparedSplit) -> str:
-    """A hash of what training reads of a split: names, captions, shapes, and the features of SAMPLED images, in order."""
+    """A hash of a split: names, captions, shapes, and the features of SAMPLED images, in order."""
     parts = [split.ids, split.captions, split.cap2im.tolist()]
     found = hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     for array in (split.regions, split.objects, split.views):
@@ -36,19 +36,19 @@ def hash_of_split(split: PreparedSplit) -> str:
 
 
 def identity_of(trainer: "Trainer") -> dict[str, Any]:
-    """What must agree for a saved state to be this training's; the rest of the settings is the run folder's to check."""
+    """What must be equal for a saved state to belong to this training. `open_run` compares the other settings."""
     return {
         "model": trainer.model.summary() | {"learned": None},
         "vocabulary": trainer.vocabulary.sha256,
         "seed": trainer.seed,
         "captions": len(trainer.words),
-        "training": config_to_dict(trainer.training) | dict.fromkeys(NOT_COMPARED),
+        "training": config_to_dict(trainer.training) | dict.fromkeys(IGNORED_SETTINGS),
         "data": trainer.data_hash,
     }
 
 
 def save_state(trainer: "Trainer", path: Path) -> None:
-    """Writes weights, optimizer and history, whole or not at all."""
+    """Writes weights, optimizer state and history atomically."""
     tensors = {f"model/{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     if trainer.averaged is not trainer.model:
         tensors |= {f"averaged/{name}": tensor for name, tensor in trainer.averaged.state_dict().items()}
@@ -67,32 +67,35 @@ def save_state(trainer: "Trainer", path: Path) -> None:
 
 
 def load_state(trainer: "Trainer", path: Path) -> None:
-    """Sets a trainer to a saved state. Raises CheckpointError when that is damaged or belongs to another training."""
+    """Restores a saved state. Raises CheckpointError if it is damaged or belongs to another training."""
     try:
         with safe_open(path, "pt") as file:
             state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = rename_weights({name: file.get_tensor(name) for name in file.keys()})
         _check_identity(path, state["identity"], identity_of(trainer))
         _apply_state(trainer, state, tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}). Delete it to train from the start.") from error
+        raise CheckpointError(f"{path}: damaged ({error}). Delete it to start training again.") from error
 
 
 def _check_identity(path: Path, stored: dict[str, Any], own: dict[str, Any]) -> None:
-    """Raises CheckpointError, which names what differs. States of earlier versions lack what has been added since."""
+    """Raises CheckpointError with the keys that differ. Keys that an earlier version lacked have their defaults."""
     stored, own = (json.loads(json.dumps(part)) for part in (stored, own))
     defaults = {"model": config_to_dict(ModelConfig()), "training": config_to_dict(TrainingConfig())}
     for section, values in defaults.items():
         stored[section] = values | dict(rename_old(key, value) for key, value in stored[section].items())
-    stored["training"] |= dict.fromkeys(NOT_COMPARED)
+    stored["training"] |= dict.fromkeys(IGNORED_SETTINGS)
     if "data" not in stored:
-        print(f"{path}: saved by an earlier version, so its features are not compared with these", file=sys.stderr)
+        print(
+            f"{path}: saved by an earlier version without a hash of the features, so the features cannot be compared",
+            file=sys.stderr,
+        )
         stored["data"] = own["data"]
     before, now = _flat(stored), _flat(own)
     differ = [key for key in now if before.get(key) != now[key]]
     if differ:
         raise CheckpointError(
-            f"{path}: saved by a training that differs in {', '.join(differ)}. Delete {path.parent} to train anew, or "
+            f"{path}: saved by a training with other {', '.join(differ)}. Delete {path.parent} to start again, or "
             "train in another folder."
         )
 

@@ -1,7 +1,7 @@
-"""One training step over one or several processes: encode a batch, score all of its combinations, gradients. Notebook 04.
+"""One training step: encode a batch, score all combinations, compute gradients. Notebook 04.
 
-Each process encodes and scores its own share of the images against the captions of all, so that every caption of the
-batch is a negative on every process.
+With several processes, each one scores its share of the images with the captions of all processes. So all captions of
+the batch are negatives for every image.
 
 Letters: B pairs, C captions, K regions, M objects, T words, d joint size.
 """
@@ -26,14 +26,14 @@ from bssan_lib.vision.augment import apply_views, draw_views
 
 
 def _detached(tensor: Tensor) -> Tensor:
-    """The same numbers, with a gradient of their own."""
+    """A copy without history that collects its own gradient."""
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
 class BatchStep:
     """The loss of a batch and its gradients.
 
-    mirrors: [C], which captions stay true of a mirrored picture; None where the model is not trained from pixels.
+    mirrors: [C], which captions stay true if the image is flipped; None unless the model is trained from pixels.
     """
 
     model: Matcher
@@ -47,9 +47,9 @@ class BatchStep:
     step: int
 
     def encode(self, rows: np.ndarray) -> tuple[ImageCodes, CaptionCodes, tuple[Tensor, Tensor] | None]:
-        """This process's images and all processes' captions of a batch; and the global vectors of all, if there are any.
+        """The encoded images of this process, and captions and global vectors (if any) of all processes.
 
-        rows: [B] caption rows, the same on all processes; each encodes its own share.
+        rows: [B] caption rows, the same on all processes; each process encodes its share.
         """
         accelerator, model = self.accelerator, self.model
         share = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
@@ -59,14 +59,14 @@ class BatchStep:
             inputs["regions"] = self._augment(inputs["regions"], self.mirrors[rows], len(rows))
         images = model.encode_images(**inputs)
         tokens, lengths = self.words.batch(share, accelerator.device)
-        if accelerator.num_processes > 1:  # every process must hold words of one width
+        if accelerator.num_processes > 1:  # all processes need the same width
             width = int(self.words.lengths[rows].max())
             tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]))
         own = model.encode_captions(tokens, lengths)
         captions = CaptionCodes(*(gather_rows(part, accelerator) for part in (own.words, own.lengths, own.tokens)))
         if not model.has_global:
             return images, captions, None
-        # Detached: gradients of the global vectors blur the attention (measured, see docs/experiments.md).
+        # Detached, because gradients of the global vectors make the attention less precise (docs/experiments.md).
         regions = images.regions.detach()
         own_words = CaptionCodes(own.words.detach(), own.lengths, own.tokens)
         image_vectors, caption_vectors = (
@@ -76,7 +76,7 @@ class BatchStep:
         return images, captions, (gather_rows(image_vectors, accelerator), gather_rows(caption_vectors, accelerator))
 
     def _views(self, rows: np.ndarray) -> np.ndarray | None:
-        """Which view of its picture each of this process's pairs shows, a function of seed and step. rows: [B]."""
+        """The view of the image for each pair of this process, a function of seed and step. rows: [B]."""
         kept = self.train_split.views
         if kept is None:
             return None
@@ -84,18 +84,18 @@ class BatchStep:
         return np.array_split(drawn, self.accelerator.num_processes)[self.accelerator.process_index]
 
     def _augment(self, patches: Tensor, mirrors: np.ndarray, pairs: int) -> Tensor:
-        """A random part of each of this process's photographs, perhaps mirrored; a function of seed and step.
+        """Random crops and flips of this process's photographs, a function of seed and step.
 
-        patches: [b, K, 3072] of this process. mirrors: [B], which of all `pairs` may be mirrored.
+        patches: [b, K, 3072] of this process. mirrors: [B], which pairs may be flipped. pairs: B.
         """
         drawn = draw_views(pairs, (self.seed, self.step))
         drawn[:, 4] *= mirrors
         share = np.array_split(drawn, self.accelerator.num_processes)[self.accelerator.process_index]
         return apply_views(patches, torch.from_numpy(share).to(patches.device))
 
-    def losses(self, own: PairScores, vectors, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
-        """The loss of a batch from this process's rows of scores, and that of its global vectors (0 without any)."""
-        pairs = own.each(lambda part: gather_rows(part, self.accelerator))
+    def losses(self, scores: PairScores, vectors, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and the loss of its global vectors (0 without any). scores: of this process's images."""
+        pairs = scores.each(lambda part: gather_rows(part, self.accelerator))
         image_rows = torch.from_numpy(self.train_split.cap2im[rows]).to(self.accelerator.device)
         loss = batch_loss(pairs, image_rows, epoch, self.training, self.model.config.direction)
         if vectors is None:
@@ -103,17 +103,18 @@ class BatchStep:
         return loss, ranking_loss(vectors[0] @ vectors[1].T, negatives(image_rows), epoch, self.training)
 
     def forward(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
-        """The two losses of one batch, with gradients. rows: [B] caption rows."""
+        """Both losses of a batch, differentiable. rows: [B] caption rows."""
         with self.accelerator.autocast():
             images, captions, vectors = self.encode(rows)
             own = self.model.score(images, captions)
         return self.losses(own, vectors, rows, epoch)
 
     def backward(self, rows: np.ndarray, epoch: int) -> Tensor:
-        """Gradients of one batch; returns its loss. Raises TrainingError where that is NaN.
+        """Computes the gradients of a batch and returns its loss. Raises TrainingError if the loss is NaN.
 
-        With training.accumulation_steps the images are scored in so many parts, one after the other: once for the
-        gradient of the loss in each score, and once more to pass it on. All negatives of the batch stay negatives.
+        With training.accumulation_steps the images are scored in that many parts, twice: first without gradients, to
+        get the gradient of the loss with respect to each score, then again for the backward pass. All negatives of the
+        batch are used.
         """
         parts = self.training.accumulation_steps
         if parts == 1:
@@ -147,10 +148,10 @@ class BatchStep:
         return loss
 
     def _refuse_nan(self, what: str, value: float, epoch: int) -> None:
-        """Before the update, so that a saved state never holds a NaN."""
+        """Raises TrainingError before the update, so that a saved state never contains NaN."""
         if not math.isfinite(value):
             raise TrainingError(
-                f"epoch {epoch}, step {self.step + 1}: the {what} is {value}; the weights were left as they were. "
-                f"The state saved last, if any, is in {self.folder}. Look for NaN in the features, or try a smaller "
+                f"epoch {epoch}, step {self.step + 1}: the {what} is {value}; the weights are unchanged. "
+                f"The last saved state, if any, is in {self.folder}. Look for NaN in the features, or try a smaller "
                 "training.learning_rate or training.mixed_precision: no."
             )

@@ -1,8 +1,7 @@
-"""Joint training: batches of pairs, a ranking loss over all of a batch's combinations, selection on dev. Notebook 04.
+"""Joint training: batches of pairs, a ranking loss over all combinations in a batch, selection on dev. Notebook 04.
 
-Through Hugging Face `accelerate`: CUDA is used where there is one, mixed precision is a setting, and with several
-processes each scores its own images against the captions of all. Everything random is a function of (seed, step),
-so a run that was stopped goes on to the same numbers.
+Hugging Face `accelerate` chooses the device, applies mixed precision and runs several processes. All random numbers are
+a function of (seed, step), so a stopped training continues to the same result.
 
 Letters: B pairs, C captions, K regions, T words, d joint size.
 """
@@ -39,23 +38,24 @@ from bssan_lib.vision.augment import can_mirror
 from bssan_lib.vision.backbone import fast_bfloat16
 from bssan_lib.vision.whole import WholeBackbone
 
-COLLAPSE_STEPS = 50  # so many steps at a loss of 2 x margin are a collapse
+COLLAPSE_STEPS = 50  # training has collapsed after so many steps with a loss of 2 x margin
 
 
 def _tracking(log: Path | None) -> dict[str, Any]:
-    """What accelerate needs in order to write TensorBoard's files beside the log; nothing where either is missing."""
+    """Arguments with which accelerate writes TensorBoard files beside the log; {} without log or TensorBoard."""
     if log is None or not is_tensorboard_available():
         return {}
     return {"log_with": "tensorboard", "project_dir": str(log.parent)}
 
 
 class Trainer(BatchStep):
-    """Trains one model on one split and keeps the best on another.
+    """Trains a model on one split and saves the epoch that is best on another split.
 
-    model, vocabulary: what is trained. train, dev: splits. folder: where `best/` and `last.safetensors` are kept.
-    backbone: the descriptor of the features. seed: of order, dropout and everything random.
-    on_epoch: called with the history after each epoch (the notebook draws its curve there). log: a file for a line every
-    training.log_steps steps, see `TrainingLog`; TensorBoard's files are written beside it where that is installed.
+    train, dev: the splits. training: settings. folder: for `best/` and `last.safetensors`. seed: of all random numbers.
+    backbone: the descriptor of the features, stored with the checkpoint. progress: show a progress bar.
+    on_epoch: called with the history after each epoch, for example to draw a curve. log: file for `TrainingLog`, with a
+    line every training.log_steps steps; TensorBoard files are written beside it if TensorBoard is installed.
+    Raises TrainingError for settings that exclude each other.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Trainer(BatchStep):
         on_epoch: Callable[[list[dict]], None] | None = None,
         log: Path | None = None,
     ):
-        # A notebook's kernel may have trained before, and accelerate keeps the precision of its first time.
+        # accelerate keeps the precision of an earlier training in the same process, such as a notebook's.
         AcceleratorState._reset_state()
-        process_state()  # settles the device and how processes talk, before accelerate does
+        process_state()  # must choose the device and the communication before accelerate does
         precision = training.mixed_precision
         if precision == "auto":
             precision = "bf16" if fast_bfloat16() else "no"
@@ -82,7 +82,7 @@ class Trainer(BatchStep):
             self.accelerator = Accelerator(mixed_precision=precision, **_tracking(log))
             optimizer = make_optimizer(model.to(self.accelerator.device), training)
         except ValueError as error:
-            raise TrainingError(f"training settings that cannot be used here: {error}") from error
+            raise TrainingError(f"these training settings cannot be used on this machine: {error}") from error
         if self.accelerator.log_with:
             self.accelerator.init_trackers("tensorboard")
         self.model, self.vocabulary, self.training = model, vocabulary, training
@@ -104,22 +104,24 @@ class Trainer(BatchStep):
         if pairs < 2:
             raise TrainingError(
                 f"{train.folder}: {len(self.words)} training captions in batches of training.batch_size = "
-                f"{training.batch_size}; a batch needs at least two pairs."
+                f"{training.batch_size}; expected at least two pairs in a batch."
             )
         if training.accumulation_steps > 1 and model.config.reading == "inputs":
             raise TrainingError(
-                "training.accumulation_steps: expected 1 with model.reading: inputs, whose LSTM runs while scoring "
-                f"and would drop other words the second time; got {training.accumulation_steps}."
+                "training.accumulation_steps: expected 1 with model.reading: inputs, because its LSTM runs while "
+                f"scoring and each run has another dropout; got {training.accumulation_steps}."
             )
         if pairs % processes:
-            raise TrainingError(f"training.batch_size: {processes} processes cannot share {pairs} pairs evenly.")
+            raise TrainingError(
+                f"training.batch_size: expected a multiple of the {processes} processes, got {pairs} pairs."
+            )
         share_weights(self.model, self.accelerator)
-        self.averaged = copy.deepcopy(model).eval() if training.average else model  # what dev measures and is kept
+        self.averaged = copy.deepcopy(model).eval() if training.average else model  # measured on dev and saved
 
     # -- one step
 
     def train_step(self, rows: np.ndarray, epoch: int) -> float:
-        """One update from one batch. rows: [B] caption rows. Returns the loss; raises TrainingError when it is NaN."""
+        """One update with one batch. rows: [B] caption rows. Returns the loss; raises TrainingError if it is NaN."""
         factor = stage_factor(self.step, self.training)
         self.model.train()
         if self.model.stage is not None and self.training.stage_start:
@@ -135,7 +137,7 @@ class Trainer(BatchStep):
         average_gradients(self.model, self.accelerator)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         self.gradient_norm = norm.item()
-        if self.accelerator.scaler is None:  # fp16 leaves such a step out and halves its scale instead
+        if self.accelerator.scaler is None:  # with fp16, the scaler skips such a step and halves its scale
             self._refuse_nan("gradient's norm", self.gradient_norm, epoch)
         self.optimizer.step()
         self.step += 1
@@ -150,16 +152,16 @@ class Trainer(BatchStep):
         self.collapsed_steps = self.collapsed_steps + 1 if stuck else 0
         if self.collapsed_steps == COLLAPSE_STEPS:
             warnings.warn(
-                f"epoch {epoch}, step {self.step}: the loss has stood at 2 x margin = {2 * self.training.margin:g} for "
-                f"{COLLAPSE_STEPS} steps: every score is the same and hardest negatives pull nowhere. Train longer on "
-                "all negatives (training.warmup_epochs_all_negatives) or with a smaller learning rate.",
+                f"epoch {epoch}, step {self.step}: the loss has been 2 x margin = {2 * self.training.margin:g} for "
+                f"{COLLAPSE_STEPS} steps: all scores are equal, so the training has collapsed. Train longer on all "
+                "negatives (training.warmup_epochs_all_negatives) or with a smaller learning rate.",
                 stacklevel=3,
             )
 
     # -- the whole training
 
     def dev_metrics(self) -> dict:
-        """Recalls of the first `dev_images` images of dev and their captions, joint score, as retrieval_metrics returns them."""
+        """`retrieval_metrics` of the joint score on the first training.dev_images images of dev and their captions."""
         images = np.arange(min(len(self.dev_split.ids), self.training.dev_images))
         captions = np.flatnonzero(self.dev_split.cap2im < len(images))
         scores = score_model(
@@ -168,10 +170,10 @@ class Trainer(BatchStep):
         return retrieval_metrics(scores.joint, self.dev_split.cap2im[captions])
 
     def run(self) -> list[dict]:
-        """Train to the last epoch, from the last saved state if there is one. Returns the history, a row an epoch.
+        """Trains to the last epoch, from the last saved state if there is one. Returns the history, one row per epoch.
 
-        A row: epoch, step, loss (mean), seconds, pairs_per_second, learning_rate, dev metrics, both inverse
-        temperatures and the gate. The best epoch by dev rsum is kept in `best/`.
+        A row: epoch, step, loss (mean), seconds, pairs_per_second, learning_rate, dev (metrics) and the numbers of
+        `Matcher.learned`. The best epoch by dev rsum is saved in `best/`.
         """
         self.resume()
         if self.history and self.on_epoch:
@@ -210,10 +212,10 @@ class Trainer(BatchStep):
         }
         if self.log and self.accelerator.is_main_process:
             self.log.write(row)
-        self.accelerator.log(row, step=self.step)  # TensorBoard, where it is installed
+        self.accelerator.log(row, step=self.step)  # to TensorBoard, if it is installed
 
     def _end_epoch(self, epoch: int, seconds: float, speed: float) -> None:
-        """Measures dev, keeps the best model, saves the state."""
+        """Measures on dev, saves the best model and the state."""
         row = {
             "epoch": epoch,
             "step": self.step,
@@ -234,18 +236,18 @@ class Trainer(BatchStep):
         if self.on_epoch:
             self.on_epoch(self.history)
 
-    # -- stopping and going on
+    # -- stopping and continuing
 
     def save(self) -> None:
-        """Writes weights, optimizer and history to `last.safetensors`, whole or not at all."""
+        """Writes weights, optimizer state and history to `last.safetensors` atomically."""
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_state(self, self.folder / "last.safetensors")
 
     def resume(self) -> bool:
-        """Continues from the state in `last.safetensors`. False where there is none.
+        """Restores the state in `last.safetensors`. Returns False if there is none.
 
-        Raises CheckpointError when it is damaged or belongs to a training with other settings or features.
+        Raises CheckpointError if it is damaged or belongs to a training with other settings or features.
         """
         path = self.folder / "last.safetensors"
         if not path.is_file():

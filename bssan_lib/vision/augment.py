@@ -1,6 +1,6 @@
 """Random crops and flips of photographs for training, computed on the device.
 
-Crops are large, so that captions stay true. A photograph whose caption names left or right is not flipped.
+Crops are large, so that captions stay true. A photograph is not flipped if its caption contains "left" or "right".
 
 Letters: B images, K regions, S pixels along a side.
 """

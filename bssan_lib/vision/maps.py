@@ -1,20 +1,20 @@
-"""Attention maps over the regions of a picture, and measures of how well they agree with true boxes. Notebook 05.
+"""Attention maps over the regions of an image, and measures of how well they agree with true boxes. Notebook 05.
 
-A map is weights a [K] over the regions of a picture, with sum one. S_k is the share of region k's area A_k that
-the true boxes, taken together, cover. Four measures, each 0..1:
+A map has weights a [K] over the regions of an image, with sum one. S_k is the share of the area A_k of region k that
+is covered by the union of the true boxes. Four measures, each 0..1:
 
-    pointing game         the centre of the heaviest region lies in a true box (Zhang et al., IJCV 2018)
-    pointing game, window the centre of the heaviest window of three by three regions lies in a true box; only
-                          windows that lie inside the picture count
+    pointing game         the centre of the heaviest region is in a true box (Zhang et al., IJCV 2018)
+    pointing game, window the centre of the heaviest window of three by three regions is in a true box; only
+                          windows inside the image count
     mass in box           sum_k a_k S_k
     area under the curve  sort regions by density a_k / A_k, largest first, and add them one by one; x is the share
-                          of the picture added so far, y the share of the true boxes inside it. Even weights give the
-                          diagonal, 1/2. The maximum is the value of the true boxes as a map: 1 - x/2 for boxes of
-                          whole regions that cover a share x of the picture
+                          of the image added so far, y the share of the true boxes inside it. Even weights give the
+                          diagonal, 1/2. The true boxes as a map give the maximum: 1 - x/2 for boxes that consist
+                          of whole regions and cover a share x of the image
 
-The curve depends on the order of the regions alone, so a sharper map does not score higher. Equally heavy regions
-count as a random choice among them. "Share of the picture" assumes regions that tile it, as a grid does; where regions
-overlap it is the share of their summed area.
+The curve depends only on the order of the regions, so a sharper map does not score higher. A tie between
+regions counts as a random choice. "Share of the image" assumes that regions tile it, as a grid does; for overlapping
+regions it is the share of their summed area.
 
 Letters: K regions, M objects, X true boxes, V windows.
 """
@@ -27,7 +27,7 @@ import numpy as np
 MAP_MEASURES = ("pointing_game", "pointing_game_window", "mass_in_box", "area_under_curve")
 AREAS = np.linspace(0, 1, 21)  # x at which curves are stored
 WINDOW = 3  # regions on a side of the window
-EQUAL = 1e-5  # weights that differ by a smaller share are equal: boxes are stored as float32
+EQUAL = 1e-5  # weights with a smaller relative difference count as equal, because boxes are stored as float32
 
 
 def in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def common_area(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The area that every pair of boxes shares. a: [M, 4]. b: [X, 4]. Returns [M, X]."""
+    """The common area of every pair of boxes. a: [M, 4]. b: [X, 4]. Returns [M, X]."""
     a, b = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
     return np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
 
@@ -50,9 +50,9 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def share_inside(regions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The share of each region's area that the boxes, taken together, cover: exact, overlaps counted once.
+    """The share of each region's area that the union of the boxes covers, exactly.
 
-    The edges of the boxes divide the plane into cells. A cell is covered or not; its part of a region is a rectangle.
+    The edges of the boxes divide the plane into cells that are covered or not. A cell and a region share a rectangle.
     regions: [K, 4] x1 y1 x2 y2. boxes: [X, 4]. Returns [K] in 0..1; 0 for a region without area.
     """
     regions, boxes = np.asarray(regions, np.float64), np.asarray(boxes, np.float64)
@@ -61,7 +61,7 @@ def share_inside(regions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     rows = (boxes[:, 1, None] <= ys[:-1]) & (ys[1:] <= boxes[:, 3, None])
     covered = (columns[:, :, None] & rows[:, None, :]).any(0)  # [cells of x, cells of y]
 
-    def common(low, high, edges):  # [K, cells]: the length a region and a cell share
+    def common(low, high, edges):  # [K, cells]: common length of a region and a cell
         return np.clip(np.minimum(high[:, None], edges[1:]) - np.maximum(low[:, None], edges[:-1]), 0, None)
 
     wide = common(regions[:, 0], regions[:, 2], xs)
@@ -90,7 +90,7 @@ def share_of_heaviest(weights: np.ndarray, right: np.ndarray) -> float:
 
 
 def pointing_game(weights: np.ndarray, regions: np.ndarray, boxes: np.ndarray) -> float:
-    """1 where the centre of the heaviest region lies in a box, else 0; their mean where several are heaviest.
+    """1 if the centre of the heaviest region is in a box, else 0; the mean if several regions are heaviest.
 
     weights: [K]. regions: [K, 4]. boxes: [X, 4].
     """
@@ -98,16 +98,19 @@ def pointing_game(weights: np.ndarray, regions: np.ndarray, boxes: np.ndarray) -
 
 
 def mass_in_box(weights: np.ndarray, regions: np.ndarray, boxes: np.ndarray) -> float:
-    """How much attention lies in the boxes, 0..1. weights: [K], sum one. regions: [K, 4]. boxes: [X, 4]."""
+    """The sum of the attention weights inside the boxes, 0..1.
+
+    weights: [K], sum one. regions: [K, 4]. boxes: [X, 4].
+    """
     return float(weights @ share_inside(regions, boxes))
 
 
 def coverage_curve(weights: np.ndarray, areas: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of the curve whose area is measured, as the head of this file defines it.
+    """The points of the curve defined at the head of this file.
 
     weights: [K]. areas: [K], of the regions. share: [K], from `share_inside`. Returns x and y, [J] each with
-    J <= K + 1, both from 0 to 1 (y stays 0 where no region overlaps a box). Equally dense regions form one straight
-    piece.
+    J <= K + 1, both from 0 to 1 (y stays 0 if no region overlaps a box). Equally dense regions form one line
+    segment.
     """
     density = np.divide(weights, areas, out=np.zeros(len(areas)), where=areas > 0)
     order = np.argsort(-density, kind="stable")
@@ -119,17 +122,17 @@ def coverage_curve(weights: np.ndarray, areas: np.ndarray, share: np.ndarray) ->
 
 
 def area_under(x: np.ndarray, y: np.ndarray) -> float:
-    """The area under a curve of straight pieces. x, y: [J]."""
+    """The area under a piecewise linear curve. x, y: [J]."""
     return float(((x[1:] - x[:-1]) * (y[1:] + y[:-1])).sum() / 2)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What depends on the boxes of a picture alone, not on weights.
+    """Everything that depends on the boxes of an image but not on weights.
 
     regions: [K, 4]. objects: [M, 4]. centres: [K, 2]. areas: [K], of the regions. windows: [V, K], the share of each
-    region in each window; window_centres: [V, 2]. object_centres: [M, 2]. laid: [M, K], the share of each object's
-    area in each region, rows sum to one.
+    region in each window; window_centres: [V, 2]. object_centres: [M, 2]. region_shares: [M, K], the share of each
+    object's area in each region, rows sum to one.
     """
 
     regions: np.ndarray
@@ -139,14 +142,14 @@ class Layout:
     windows: np.ndarray
     window_centres: np.ndarray
     object_centres: np.ndarray
-    laid: np.ndarray
+    region_shares: np.ndarray
 
 
 def layout(regions: np.ndarray, objects: np.ndarray) -> Layout:
-    """regions: [K, 4]. objects: [M, 4]. Cached: most pictures have the same boxes.
+    """regions: [K, 4]. objects: [M, 4]. Cached, because most images have the same boxes.
 
-    Windows have three times a region's width and height and its centre. Where none fits into the picture, as on a
-    grid of two by two, the regions themselves are the windows.
+    A window has the centre of a region and three times its width and height. If none fits into the image, as on a grid
+    of two by two, the regions themselves are the windows.
     """
     regions, objects = np.ascontiguousarray(regions, np.float64), np.ascontiguousarray(objects, np.float64)
     return _layout(regions.tobytes(), objects.tobytes())
@@ -161,8 +164,8 @@ def _layout(region_bytes: bytes, object_bytes: bytes) -> Layout:
     windows = windows[(windows[:, :2] > -EQUAL).all(1) & (windows[:, 2:] < 1 + EQUAL).all(1)]
     windows = windows if len(windows) else regions
     shared = common_area(windows, regions)
-    laid = common_area(objects, regions)
-    total = laid.sum(1, keepdims=True)  # an object's area where regions tile the picture
+    region_shares = common_area(objects, regions)
+    total = region_shares.sum(1, keepdims=True)  # an object's area if regions tile the image
     return Layout(
         regions,
         objects,
@@ -171,16 +174,16 @@ def _layout(region_bytes: bytes, object_bytes: bytes) -> Layout:
         np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0),
         centres(windows),
         centres(objects),
-        np.divide(laid, total, out=np.zeros_like(laid), where=total > 0),
+        np.divide(region_shares, total, out=np.zeros_like(region_shares), where=total > 0),
     )
 
 
 @dataclass(frozen=True)
 class Target:
-    """How the true boxes of a phrase overlap the layout of a picture.
+    """How the true boxes of a phrase overlap the layout of an image.
 
-    share: [K], object_share: [M], of each region or object in the boxes. hit: [K], window_hit: [V], object_hit: [M]
-    bool, whether their centres lie in one.
+    share: [K], object_share: [M], of the area of each region or object in the boxes. hit: [K], window_hit: [V],
+    object_hit: [M] bool, whether the centre of each is in a box.
     """
 
     share: np.ndarray
@@ -199,7 +202,7 @@ def target(place: Layout, boxes: np.ndarray) -> Target:
 
 
 def measure_map(weights: np.ndarray, place: Layout, true: Target) -> tuple[list[float], np.ndarray]:
-    """The numbers of MAP_MEASURES, in their order, and the curve's height at AREAS [21]. weights: [K], sum one."""
+    """The values of MAP_MEASURES, in this order, and the curve's y at AREAS [21]. weights: [K], sum one."""
     x, y = coverage_curve(weights, place.areas, true.share)
     measures = [
         share_of_heaviest(weights, true.hit),

@@ -1,11 +1,11 @@
-"""The whole backbone as a part of the model, tuned from photographs.
+"""The whole backbone as a part of the model, trained from photographs.
 
-With `data.features: pixels` the feature of a region is its 32 x 32 pixels. The model joins the cells to a picture, and
-the backbone computes its map in every step. Each photograph is decoded once, and code that reads features from disk
-reads pixels in the same way.
+With `data.features: pixels` the stored feature of a region is its 32 x 32 pixels. In every step the model joins the
+cells to an image and runs the backbone on it. Each photograph is decoded only once, and pixels are stored like any
+other features.
 
 Batch norms are folded into the convolutions before them and keep their ImageNet statistics: a batch of a few hundred
-photographs gives no better estimate. The paper does not say how it trained its image features.
+photographs gives no better estimate. We do not know how the paper trained its image features.
 
 Letters: B images, K regions, S pixels along a side.
 """
@@ -23,7 +23,7 @@ from bssan_lib.vision.last_stage import LastStage, last_stage
 class WholeBackbone(nn.Module):
     """Pixels [B, K, 3072] -> features [B, K, 1280] of EfficientNet-Lite0.
 
-    tune: "all", or "stage" to train the last stage alone and freeze the rest.
+    tune: "all", or "stage" to train only the last stage.
     """
 
     out = 1280
@@ -45,20 +45,21 @@ class WholeBackbone(nn.Module):
 
 
 def tuned_backbone(tune: Literal["none", "stage", "all"], dimension: int) -> LastStage | WholeBackbone | None:
-    """The part of the backbone that a model tunes, for features of `dimension` numbers; None for tune "none".
+    """The part of the backbone that is trained, for features of `dimension` numbers; None for tune "none".
 
-    Raises ConfigError where the features do not go with `tune`.
+    Raises ConfigError if the features do not fit `tune`.
     """
     if tune == "none":
         if dimension == PATCH:
             raise ConfigError(
-                "data.features: pixels need a model that contains the backbone; set model.tune: stage or all."
+                "data.features: pixels needs a model that contains the backbone; set model.tune to stage or all."
             )
         return None
     if dimension == PATCH:
         return WholeBackbone(tune)
     if tune == "all":
         raise ConfigError(
-            f"model.tune: all needs pixels, got features of {dimension} numbers; prepare with data.features: pixels."
+            f"model.tune: all needs pixels, got features of {dimension} numbers; prepare the data with "
+            "data.features: pixels."
         )
     return last_stage(dimension)

@@ -8,7 +8,7 @@ from bssan_lib.viz.style import SERIES, SMALL, column_width, finish, label, new_
 
 _WAYS = {"t2i": ("text to image", "images"), "i2t": ("image to text", "captions")}
 _STYLES = {"R@1": "-", "R@5": "--", "R@10": "-."}
-_STAGES = {"stage_1": ("first stage", "-"), "stage_2": ("second stage", "--"), "whole": ("whole query", "-.")}
+_STAGES = {"stage_1": ("shortlist", "-"), "stage_2": ("scoring", "--"), "whole": ("whole query", "-.")}
 
 
 def shortlist_curves(curve: dict, *, width: str | float = "two"):

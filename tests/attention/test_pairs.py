@@ -84,7 +84,7 @@ def test_tiles_with_padding_give_the_same_scores_and_gradients(slack, objects, m
 
 def test_padding_by_how_much_is_computed():
     assert tiles.length_slack("cpu", 10) == 0 and tiles.length_slack("cuda", 10) == 1
-    assert tiles.length_slack("cuda", 2**26) == 0.5 and tiles.length_slack("mps", 2**40) == tiles.LEAST_SLACK
+    assert tiles.length_slack("cuda", 2**26) == 0.5 and tiles.length_slack("mps", 2**40) == tiles.MIN_SLACK
 
 
 def test_no_captions_or_no_images_have_no_scores():

@@ -224,7 +224,7 @@ def test_evaluate_measures_raw_pictures_whose_only_split_is_the_test_split(tmp_p
 
     from bssan_lib.config import ModelConfig
     from bssan_lib.data import Vocabulary
-    from bssan_lib.evaluation.photograph import Camera
+    from bssan_lib.evaluation.photograph import FeatureExtractor
     from bssan_lib.models.bssan import BSSAN
     from bssan_lib.models.checkpoint import load_checkpoint, save_checkpoint
     from bssan_lib.vision.backbone import load_backbone
@@ -241,7 +241,7 @@ def test_evaluate_measures_raw_pictures_whose_only_split_is_the_test_split(tmp_p
     model = BSSAN(ModelConfig(joint_size=7, word_size=3), len(vocabulary), 1280, True)
     made = load_backbone(image_size=96, grid=2).descriptor
     save_checkpoint(tmp_path / "best", model, vocabulary, made, {})
-    assert Camera(load_checkpoint(tmp_path / "best"), "cpu").backbone.descriptor == made
+    assert FeatureExtractor(load_checkpoint(tmp_path / "best"), "cpu").backbone.descriptor == made
     arguments = ["evaluate", "--checkpoint", "best", "--data", "photographs", "--out", "m.json"]
     done = bssan(*arguments, "--split", "test", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -88,13 +88,16 @@ def test_without_an_ending_all_three_formats_are_made(photo, tmp_path):
     [
         ({"--image": "absent.jpg"}, "absent.jpg: there is no such picture"),
         ({"--caption": "?! 🐕"}, "expected at least one word"),
-        ({"--out": "fig.docx"}, "expected .pdf, .svg, .png, or no ending for all three, got .docx"),
+        ({"--out": "fig.docx"}, "expected .pdf, .svg, .png, or no suffix for all three, got .docx"),
         ({"--out": "in the way/fig.pdf"}, "no folder that can be written to"),
-        ({"--out": "."}, "expected a file to write"),
+        ({"--out": "."}, "expected a file, got a folder"),
         ({"--width": "three"}, 'expected "one"'),
         ({"--width": "0.2"}, "1 to 40 inches"),
         ({"-k": "0"}, "expected 1 or more"),
-        ({"--words": "coffee table"}, "not in the caption, whose words are: a cup of coffee on a table"),
+        (
+            {"--words": "coffee table"},
+            "expected consecutive words of the caption, which are: a cup of coffee on a table",
+        ),
         ({"--checkpoint": "absent"}, "absent: no checkpoint here"),
     ],
 )
@@ -116,7 +119,7 @@ def test_a_phrase_is_found_as_its_words_stand_in_the_caption():
 
 
 def test_boxes_show_the_mean_over_the_words_of_a_phrase(photo):
-    photograph = options.open_camera(None).take(photo)
+    photograph = options.open_extractor(None).extract(photo)
     attention = photograph.attend("a cup of coffee on a table")
     figure, direction = figures.draw("boxes", photograph, attention, "", 3.25, [("of coffee", [2, 3])], 2)
     mean = (attention.w2r[2] + attention.w2r[3]) / 2
@@ -125,7 +128,7 @@ def test_boxes_show_the_mean_over_the_words_of_a_phrase(photo):
 
 
 def test_many_captions_score_as_each_alone_does(photo):
-    photograph = options.open_camera(None).take(photo)
+    photograph = options.open_extractor(None).extract(photo)
     captions = ["a table", "a cup of coffee on a table with a spoon and a plate", "coffee", "dogs run", "a b c d e"]
     scores = score_photographs([photograph, photograph], captions, chunk=2)
     alone = [photograph.attend(caption) for caption in captions]
@@ -177,7 +180,7 @@ def test_recalls_of_one_result_show_its_parts_and_of_several_each(tmp_path, caps
     assert main(["figure", "recalls", *named, "--out", str(tmp_path / "both.svg")]) == 0
     (tmp_path / "m.json").write_text('{"dataset": "made up"}')
     assert main(["figure", "recalls", str(tmp_path / "m.json"), "--out", str(out)]) == 2
-    assert "no metrics file of bssan evaluate" in capsys.readouterr().err
+    assert "expected a metrics file of bssan evaluate" in capsys.readouterr().err
 
 
 def test_the_gallery_shows_each_figure_with_its_command_and_its_credit(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data
 
 from bssan_lib.commands.cli import main
-from bssan_lib.commands.photos import place_of
+from bssan_lib.commands.photos import position_of
 
 CAPTIONS = ["a cup of coffee on a table", "a dog runs on the beach", "a cat looks at the camera"]
 
@@ -65,8 +65,8 @@ def test_captions_may_come_from_standard_input(folder, monkeypatch, capsys):
     "content, said",
     [
         (b"a cat\n?!\n", "line 2: expected at least one word"),
-        (b"\n", "a caption a line, got none"),
-        (b"\xff", "no UTF-8"),
+        (b"\n", "one caption per line, got none"),
+        (b"\xff", "not UTF-8"),
     ],
 )
 def test_captions_that_cannot_be_read_are_named(folder, tmp_path, capsys, content, said):
@@ -96,7 +96,7 @@ def test_find_ranks_a_folder_and_names_what_it_cannot_read(folder, tmp_path, cap
     assert main(["find", "a cat", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert [line.split(None, 4)[4] for line in said.out.splitlines()[1:3]] == ["chelsea.png", "astronaut $1.jpg"]
-    assert "left out:" in said.err and "broken.jpg" in said.err
+    assert "skipped:" in said.err and "broken.jpg" in said.err
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_find_ranks_a_folder_and_names_what_it_cannot_read(folder, tmp_path, cap
     [
         (["attend", "absent.jpg", "a cat"], "absent.jpg: there is no such picture"),
         (["attend", "absent.jpg", "!?"], "expected at least one word"),
-        (["attend", "absent.jpg", "a cat", "--out", "figure.doc"], "expected .pdf, .svg, .png, or no ending"),
+        (["attend", "absent.jpg", "a cat", "--out", "figure.doc"], "expected .pdf, .svg, .png, or no suffix"),
         (["rank", "absent.jpg", "absent.txt"], "absent.txt: captions cannot be read"),
-        (["find", "a cat", "absent"], "absent: no folder that can be read"),
-        (["find", "a cat", "."], "no picture in it"),
+        (["find", "a cat", "absent"], "absent: expected a folder that can be read"),
+        (["find", "a cat", "."], "no images found"),
         (["attend", "absent.jpg", "a cat", "--checkpoint", "absent"], "absent: no checkpoint here"),
     ],
 )
@@ -119,8 +119,8 @@ def test_what_is_not_there_is_said_in_a_sentence(arguments, said, tmp_path, monk
 
 def test_places_in_words():
     boxes = np.array([[0, 0, 0.2, 0.2], [0.8, 0.8, 1, 1], [0.4, 0, 0.6, 0.2]])
-    assert [place_of(weights, boxes) for weights in np.eye(3)] == ["top left", "bottom right", "top centre"]
+    assert [position_of(weights, boxes) for weights in np.eye(3)] == ["top left", "bottom right", "top centre"]
     assert (
-        place_of(np.array([0.1, 0.2, 0.7]), np.array([[0, 0, 1, 0.3], [0, 0, 0.3, 1], [0.4, 0.4, 0.7, 0.5]]))
+        position_of(np.array([0.1, 0.2, 0.7]), np.array([[0, 0, 1, 0.3], [0, 0, 0.3, 1], [0.4, 0.4, 0.7, 0.5]]))
         == "centre"
     )

@@ -16,7 +16,7 @@ import torch
 
 from bssan_lib.comparison import ablation_runs
 from bssan_lib.comparison.ablation_runs import MEMBERS, run_all, run_ensembles, run_variant, variant_folder
-from bssan_lib.comparison.ablation_splits import base_side, first_images, frozen_map, own_side, variant_splits
+from bssan_lib.comparison.ablation_splits import baseline_side, first_images, frozen_map, grid_side, variant_splits
 from bssan_lib.comparison.ablations import plan
 from bssan_lib.comparison.compare import compare
 from bssan_lib.comparison.findings import (
@@ -148,7 +148,7 @@ def test_every_variant_builds_a_model_and_does_one_thing_otherwise(changed, grid
     config, train = make_config(**changed), make_split(5, grid=grid)
     chosen, left_out = plan(config, train)
     assert chosen[0].name == BASELINE and not chosen[0].change
-    listed = list_variants(config, base_side(config, train), own_side(train))
+    listed = list_variants(config, baseline_side(config, train), grid_side(train))
     assert len({one.key for one in listed}) == len({one.name for one in listed}) == len(listed)
     assert {one.name for one in chosen} | set(left_out) == {one.name for one in listed}
     base = flatten(baseline(config))
@@ -164,7 +164,10 @@ def test_every_variant_builds_a_model_and_does_one_thing_otherwise(changed, grid
 
 
 def test_words_start_from_glove_where_they_have_room_for_it():
-    assert plan(make_config(), make_split(5))[1]["words from GloVe"] == "GloVe's vectors have 100 numbers, words here 7"
+    assert (
+        plan(make_config(), make_split(5))[1]["words from GloVe"]
+        == "GloVe's vectors have 100 numbers, model.word_size is 7"
+    )
     roomy = make_config(**{"model.word_size": 100, "training.word_vectors": "elsewhere.txt"})
     (glove,) = [one for one in plan(roomy, make_split(5))[0] if one.key == "words-glove"]
     kept = variant_config(roomy, glove, 3).training.word_vectors, baseline(roomy).training.word_vectors
@@ -185,7 +188,7 @@ def test_what_the_baseline_does_already_is_left_out():
 def test_without_a_grid_the_table_says_what_is_missing():
     chosen, left_out = plan(make_config(), make_split(5, grid=False))
     assert left_out["pyramid 5, 2, 1"] == left_out["regions 3 \u00d7 3"] == "the regions are no grid"
-    assert left_out["objects are the regions"] == "the regions are the objects already"
+    assert left_out["objects are the regions"] == "the objects are the regions already"
     assert left_out["regions without place"] == "the regions have no boxes"
     assert {"W2R alone", "reading (b), few images", "SCAN i-t, LSE", "VSE++, own loss"} <= {one.name for one in chosen}
 
@@ -242,7 +245,7 @@ def test_features_for_a_tuned_stage_pass_it_as_it_came():
     np.testing.assert_allclose(found.regions, seen.numpy(), atol=2e-3)
     np.testing.assert_allclose(found.objects, windows.numpy(), atol=2e-3)
     assert found.meta["backbone"]["features"] == "map" and staged.meta["backbone"]["features"] == "stage"
-    assert own_side(found) == 7 and found.objects.shape == (3, M, 1280)
+    assert grid_side(found) == 7 and found.objects.shape == (3, M, 1280)
 
 
 # -- the trainings
@@ -343,7 +346,7 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path, bench, monkeyp
 
 def test_the_same_seed_twice_is_refused(bench):
     run, kept, _ = bench
-    with pytest.raises(ConfigError, match="would count twice"):
+    with pytest.raises(ConfigError, match="expected different seeds"):
         run_all(run, kept, seeds=[3, 5, 3], progress=False)
 
 

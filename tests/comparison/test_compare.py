@@ -223,7 +223,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_method():
         with pytest.raises(ConfigError, match="expected 2 different names.*model.direction=w2r .w-1, w-2."):
             group_records(runs, wrong)
     assert list(group_records(runs[:2])) == ["full"]
-    with pytest.raises(ConfigError, match="--against both: no such method; there are model.direction=joint"):
+    with pytest.raises(ConfigError, match="--against both: expected one of the methods model.direction=joint"):
         compare(runs, against="both")
 
 
@@ -238,7 +238,7 @@ def test_an_ablation_is_named_by_what_differs_from_the_first():
 
 
 def test_the_same_run_twice_is_refused():
-    with pytest.raises(DataError, match="full-1 and again-1 are the same method with the same seed"):
+    with pytest.raises(DataError, match="full-1 and again-1 belong to the same method and have the same seed"):
         compare([stored("full-1", 1), stored("again-1", 1)])
 
 
@@ -258,7 +258,7 @@ def test_ensembles_stand_apart():
     assert "single models; mean ± standard deviation over 3 seeds" in table_head(comparison, "single")
     assert "ensembles, scores averaged; one each" in table_head(comparison, "ensemble")
     assert "(an ensemble against single models)" in sentences(comparison)[0]
-    with pytest.raises(ConfigError, match="not for both"):
+    with pytest.raises(ConfigError, match="Single models and ensembles have the same name"):
         compare([*a, make_record("a", both.metrics)])
 
 
@@ -429,7 +429,7 @@ def test_a_run_folder_is_a_record_and_ranks_of_another_evaluation_are_refused(ru
     write_metrics(one, old / "metrics.json")
     write_metrics(two, tmp_path / "two.json")
     ranks_path(tmp_path / "two.json").replace(old / "metrics.ranks.npz")
-    with pytest.raises(DataError, match="not the ranks of metrics.json"):
+    with pytest.raises(DataError, match="do not belong to metrics.json"):
         read_record(old)
     write_metrics(dict(two), old / "metrics.json")  # a plain dict leaves the ranks beside it: here they are its own
     assert np.array_equal(read_record(old).ranks[0].t2i, two.ranks[0].t2i)
@@ -545,7 +545,7 @@ def test_compare_from_files_to_tables_and_figure(runs, data, tmp_path, capsys):
     assert main(["compare", f"x={files[0]}", f"x={files[4]}", f"y={files[1]}", "--bootstrap", "3"]) == 0
     assert "y against x: " in capsys.readouterr().out
     assert main(["compare", str(files[0]), str(files[0])]) == 2
-    assert "it would count twice" in capsys.readouterr().err
+    assert "have the same path" in capsys.readouterr().err
     other = tmp_path / "other.json"
     assert (
         main(
@@ -580,6 +580,6 @@ def test_an_ensemble_has_no_attention_of_its_own(runs, data, tmp_path, capsys):
         str(data),
     ]
     assert main([*arguments, "--split", "test", "--grounding-checks"]) == 2
-    assert "attention belongs to one model" in capsys.readouterr().err
+    assert "expected one --checkpoint" in capsys.readouterr().err
     assert main([*arguments, "--checkpoint", str(tmp_path / "none"), "--split", "test"]) == 2
     assert "none: no checkpoint here" in capsys.readouterr().err

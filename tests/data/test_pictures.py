@@ -62,7 +62,7 @@ def test_pictures_lie_in_another_folder(tmp_path):
     _, names = pictures_of(data)
     assert names == {"train": NAMES[:4], "dev": ["4.jpg"], "test": ["5.jpg"]}
     said = dict(check_folder(tmp_path / "lists", Config(data=data)).lines)
-    assert said["pictures"] == "6 of 6 can be opened"
+    assert said["images"] == "6 of 6 can be opened"
     with pytest.raises(DataError, match="nowhere: no such folder; --images"):
         prepare(settings(tmp_path / "lists", image_folder="nowhere"))
 
@@ -104,10 +104,10 @@ def test_bad_pictures_are_named_together_and_left_out_when_asked(tmp_path):
     assert open_prepared(prepared, "train").captions == [f"{image} number {n}" for image in (0, 13) for n in (0, 1)]
     assert data_remarks(open_prepared(prepared, "test")) == {"pictures_left_out": 1}
     checked = check_folder(folder, Config(data=settings(folder, skip_bad=True)))
-    assert dict(checked.lines)["left out"].startswith("13 pictures") and checked.missing == []
+    assert dict(checked.lines)["left out"].startswith("13 images") and checked.missing == []
     checked = check_folder(folder, Config(data=settings(folder)))
-    assert checked.missing[0].startswith("split train: 1 of 14 pictures: ") and len(checked.missing) == 12
-    assert checked.missing[-1] == "and 2 more pictures"
+    assert checked.missing[0].startswith("split train: 1 of 14 image files: ") and len(checked.missing) == 12
+    assert checked.missing[-1] == "and 2 more images"
     Image.new("RGB", (7, 5), "blue").save(folder / "2.jpg")  # whole now
     assert pictures_of(settings(folder, skip_bad=True))[1]["train"] == ["0.jpg", "2.jpg", "13.jpg"]
 
@@ -165,7 +165,7 @@ def test_a_picture_of_two_splits_is_refused_by_its_pixels(tmp_path):
     metrics = measure_retrieval(np.eye(1, 2), open_prepared(prepared, "dev"), "full", bootstrap=0, seed=0)
     assert metrics["pictures_in_train"] == 1 and "pictures_left_out" not in metrics
     assert dict(metrics_rows(metrics))["overlap"].startswith("1 of these pictures")
-    assert dict(check_folder(folder, Config(data=data)).lines)["overlap"].startswith("1 pictures")
+    assert dict(check_folder(folder, Config(data=data)).lines)["overlap"].startswith("1 images")
 
 
 def test_the_same_name_in_two_splits_is_refused_in_each_source(tmp_path):

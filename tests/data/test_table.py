@@ -205,7 +205,7 @@ def test_kaggles_flickr8k_gets_the_official_split_by_name(tmp_path):
     assert detect_source(tmp_path) == "flickr8k"
     assert flickr8k_source(tmp_path)["dev"].captions == ["a, b"] * 1000
     said = dict(check_folder(tmp_path, Config()).lines)["read as"]
-    assert said == "Flickr8k; split: official, by name; 1 pictures in no split, left out"
+    assert said == "Flickr8k; split: official, by name; 1 images in no split, left out"
 
 
 def test_forty_pictures_with_one_caption_each_are_prepared(tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_from_a_shell_on_features_with_ids_beside(tmp_path):
 def test_what_does_not_fit_is_named():
     ids, cap2im, _, _ = truths()
     kept = cap2im > 0
-    with pytest.raises(DataError, match="whole test split of Karpathy"):
+    with pytest.raises(DataError, match="complete test split of Karpathy"):
         eccv_metrics(np.zeros((4999, kept.sum()), np.float16), cap2im[kept] - 1, ids[kept])
     wrong = ids.copy()
     wrong[1, 0] = wrong[7, 0]

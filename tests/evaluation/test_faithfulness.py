@@ -26,8 +26,8 @@ from bssan_lib.evaluation.faithfulness import (
     remaining_objects,
     sample_pairs,
 )
-from bssan_lib.evaluation.metrics import ground
-from bssan_lib.evaluation.photograph import Camera, load_pretrained
+from bssan_lib.evaluation.metrics import evaluate_grounding
+from bssan_lib.evaluation.photograph import FeatureExtractor, load_pretrained
 from bssan_lib.evaluation.scoring import attend, score_split
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import Checkpoint
@@ -152,9 +152,9 @@ def test_the_summary_by_hand():
 
 def test_what_cannot_be_removed(tmp_path):
     checkpoint, split = made_up(tmp_path)
-    with pytest.raises(DataError, match="two or more pairs of different pictures, got 2 pairs of 1 pictures"):
+    with pytest.raises(DataError, match="two or more pairs of different images, got 2 pairs of 1 images"):
         deletion_curves(checkpoint, split, [(0, 0), (0, 1)])
-    with pytest.raises(DataError, match="needs the boxes of regions and objects"):
+    with pytest.raises(DataError, match="needs boxes of regions and objects"):
         deletion_curves(checkpoint, replace(split, objects=split.regions), [(0, 0), (1, 2)])
 
 
@@ -169,7 +169,7 @@ def test_on_photographs_the_packaged_model_needs_what_it_attends_to(flickr8k, tm
         phrases=[phrase for phrase in raw.phrases if phrase.caption < len(captions)],
     )
     checkpoint = load_pretrained()
-    write_split(tmp_path / "prepared", raw, Camera(checkpoint, "cpu").backbone, progress=False)
+    write_split(tmp_path / "prepared", raw, FeatureExtractor(checkpoint, "cpu").backbone, progress=False)
     split = open_prepared(tmp_path / "prepared", "dev")
     with torch.inference_mode():  # the model makes its objects itself, of the features that its last stage makes
         features, objects = checkpoint.model.tuned_features(**image_batch(split, np.array([3])))
@@ -182,5 +182,5 @@ def test_on_photographs_the_packaged_model_needs_what_it_attends_to(flickr8k, tm
     for order in ("least", "random", "another"):
         assert found[f"most minus {order}"]["fall_ci95"][0] > 0
     assert found["most"]["own"][0] > 2 * found["most"]["own"][-1] > 0
-    pointing = ground(checkpoint, split, bootstrap=0, progress=False)
+    pointing = evaluate_grounding(checkpoint, split, bootstrap=0, progress=False)
     assert pointing["combined"]["mass_in_box"] > pointing["w2r"]["mass_in_box"] > pointing["baselines"]["uniform_mass"]

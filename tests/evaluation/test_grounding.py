@@ -324,11 +324,11 @@ def test_attention_that_does_not_fit_or_is_nan():
 def test_the_map_of_objects_by_hand():
     # "star" and "bars" are read by two objects each; the left half object and the whole picture
     place = layout(QUARTERS, np.array([[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0]]))
-    assert place.laid == pytest.approx(np.array([[0.5, 0, 0.5, 0], [0.25] * 4]), abs=1e-6)
+    assert place.region_shares == pytest.approx(np.array([[0.5, 0, 0.5, 0], [0.25] * 4]), abs=1e-6)
     o2w = np.array([[0.6, 0.1, 0.3], [0.2, 0.5, 0.3]])
     read = transposed_o2w(o2w, [0])
     assert read == pytest.approx([0.75, 0.25]) and transposed_o2w(o2w, [0, 1]) == pytest.approx([0.5, 0.5])
-    laid = read @ place.laid
+    laid = read @ place.region_shares
     assert laid == pytest.approx([0.4375, 0.0625, 0.4375, 0.0625])
     w2r_map = np.array([0.4, 0.4, 0.1, 0.1])
     both = np.array([0.4 * 0.4375, 0.4 * 0.0625, 0.1 * 0.4375, 0.1 * 0.0625])

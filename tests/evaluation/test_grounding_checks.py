@@ -23,7 +23,7 @@ from bssan_lib.evaluation.grounding_checks import (
     shuffled_phrases,
     untrained_copy,
 )
-from bssan_lib.evaluation.metrics import ground
+from bssan_lib.evaluation.metrics import evaluate_grounding
 from bssan_lib.evaluation.scoring import attend
 from bssan_lib.evaluation.tables import format_grounding, maps_table, pointing_table
 from bssan_lib.models.bssan import BSSAN
@@ -143,8 +143,8 @@ def test_without_a_training_split_there_is_no_prior(tmp_path):
 
 def test_tables_hold_what_was_measured(tmp_path):
     checkpoint, split = made_up(tmp_path)
-    found = ground(checkpoint, split, bootstrap=23, progress=False, checks=True)
-    plainly = ground(checkpoint, split, bootstrap=23, progress=False)
+    found = evaluate_grounding(checkpoint, split, bootstrap=23, progress=False, checks=True)
+    plainly = evaluate_grounding(checkpoint, split, bootstrap=23, progress=False)
     for part in (*MAPS, "o2w", "baselines"):
         assert found[part] == plainly[part]  # checks change nothing else
     table = maps_table({"grounding": found})
@@ -184,7 +184,7 @@ def test_real_boxes_make_a_prior_and_even_attention_gets_the_baselines(flickr8k,
     model = BSSAN(ModelConfig(joint_size=13, word_size=11), len(vocabulary), dimension=3, place=True).eval()
     with torch.no_grad():
         model.log_temperature_w.fill_(-20.0)  # a softmax so soft that attention is even
-    found = ground(Checkpoint(model, vocabulary, None, {}, None), split, 0, progress=False, checks=True)
+    found = evaluate_grounding(Checkpoint(model, vocabulary, None, {}, None), split, 0, progress=False, checks=True)
     assert found["n_phrases"] > 100 and found["by_type"]["people"]["n"] > 30
     assert not any("/" in kind for kind in found["by_type"])
     w2r, base = found["w2r"], found["baselines"]

@@ -1,4 +1,4 @@
-"""evaluate() from a real small model to the file, its tables, and the functions of notebook 05.
+"""evaluate() from a real small model to the file, its tables, and the functions of notebooks 05 and extra/05b.
 
 Letters: N images, C captions, K regions, M objects, D feature size.
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -16,10 +17,22 @@ from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.raw import Phrase
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import ConfigError, DataError, RunError
+from bssan_lib.evaluation.faithfulness import ORDERS
 from bssan_lib.evaluation.metrics import evaluate, failures, json_values, nearest, write_metrics
 from bssan_lib.evaluation.retrieval import pair_metrics, retrieval_metrics
 from bssan_lib.evaluation.scoring import score_split
-from bssan_lib.evaluation.tables import format_table, grounding_table, metrics_table
+from bssan_lib.evaluation.tables import (
+    above_table,
+    baseline_table,
+    deletion_table,
+    format_table,
+    grounding_table,
+    interval_table,
+    metrics_table,
+    pairs_table,
+    published_table,
+    verdict,
+)
 from bssan_lib.models.checkpoint import Checkpoint
 
 WORDS = ["<pad>", "<unk>", "red", "star", "blue", "ring", "above"]
@@ -145,7 +158,7 @@ def test_a_split_of_pairs(checkpoint, tmp_path):
     assert metrics["pairs"] == pair_metrics(score_split(checkpoint, split, progress=False).joint, kinds)
     assert "Minimal pairs" in format_table(metrics) and "chance" in format_table(metrics)
     wrong = make_split(tmp_path, "pairs", n=6, cap2im=np.array([0, 1, 2, 3, 5, 4]), notes={"kinds": kinds})
-    with pytest.raises(DataError, match="'pairs' is of minimal pairs"):
+    with pytest.raises(DataError, match="'pairs' has minimal pairs"):
         evaluate(checkpoint, wrong, bootstrap=0, progress=False)
 
 
@@ -220,6 +233,75 @@ def test_tables(whole):
 
 SCORES = np.array([[0.1, 0.9, 0.2, 0.3], [0.5, 0.8, 0.6, 0.9], [0.4, 0.3, 0.7, 0.1]])
 CAP2IM = np.array([0, 1, 2, 0])
+
+
+def test_intervals_stand_beside_their_numbers():
+    way = {"R@1": 11.0, "R@5": 13.0, "R@10": 17.0}
+    spans = {key: [value - 2, value + 3] for key, value in way.items()}
+    table = interval_table({"i2t": way, "t2i": way, "ci95": {"i2t": spans, "t2i": spans}})
+    assert table.loc["t2i", "R@5"] == "13.0 (11.0 to 16.0)"
+    assert interval_table({"i2t": way, "t2i": way}).loc["i2t", "R@10"] == "17.0"
+
+
+def test_a_verdict_is_of_the_whole_interval():
+    assert [verdict(span) for span in ([0.1, 2], [-2, -0.1], [-1, 2], None)] == ["above", "below", "within noise", ""]
+
+
+def test_baselines_and_differences_of_both_directions():
+    found = {
+        "w2r": {"pointing_game": 61.0, "mass_in_box": 43.0},
+        "o2w": {"pointing_game": 7.0, "mass_on_words": 11.0, "pointing_game_of_object": 31.0},
+        "baselines": {"center": 53.0, "uniform_mass": 29.0, "uniform_words": 13.0, "uniform_words_of_object": 17.0},
+        "ci95": {"w2r": {"pointing_game": [59.0, 63.0]}},
+        "above": {
+            "center": {
+                "w2r": {"pointing_game": {"difference": 8.0, "ci95": [5.0, 11.0]}},
+                "prior": {"pointing_game": {"difference": 2.0, "ci95": [1.0, 3.0]}},
+            },
+            "prior": {"w2r": {"pointing_game": {"difference": -1.0, "ci95": [-3.0, 2.0]}}},
+        },
+    }
+    table = baseline_table({"grounding": found})
+    assert table.loc["W2R, pointing game"].tolist() == ["61.0 (59.0 to 63.0)", "53.0", "the picture's centre", "+8.0"]
+    assert table["difference"].tolist() == ["+8.0", "+14.0", "-6.0", "-2.0", "+14.0"]
+    table = above_table({"grounding": found})
+    assert table.index.tolist() == [
+        ("w2r", "the picture's centre"),
+        ("w2r", "the prior"),
+    ]  # the prior is no map of a model
+    assert table["verdict"].tolist() == ["above", "within noise"] and table.iloc[0, 0] == "+8.0 (+5.0 to +11.0)"
+
+
+def test_pairs_are_sorted_and_compared_with_chance():
+    rows = {
+        "count": {"n": 50, "text": 9.0, "image": 8.0, "group": 2.0},
+        "shape": {"n": 50, "text": 97.0, "image": 96.0, "group": 95.0},
+    }
+    rows |= {
+        "size": {"n": 50, "text": 30.0, "image": 30.0, "group": 20.0},
+        "all": {"n": 150, "text": 45.0, "image": 44.0, "group": 39.0},
+    }
+    table = pairs_table({**rows, "chance": {"text": 25.0, "image": 25.0, "group": 100 / 6}})
+    assert table.index.tolist() == ["shape", "size", "count", "all"]
+    assert table["against chance"].tolist() == ["above", "within noise", "below", "above"]  # two standard errors: 10.5
+
+
+def test_deletion_says_how_much_less_the_score_falls():
+    deletion = {order: {"own": [0.5, 0.25]} for order in ORDERS} | {"removed": [0, 50]}
+    deletion |= {f"most minus {order}": {"fall": 0.07, "fall_ci95": [0.02, 0.11]} for order in ORDERS[1:]}
+    table = deletion_table(deletion)
+    assert table.columns.tolist() == ["0%", "50%", "falls less"] and table.index.tolist() == list(ORDERS)
+    assert table.loc["most"].tolist() == ["0.500", "0.250", ""]
+    assert table.loc["random", "falls less"] == "+0.070 (+0.020 to +0.110)"
+
+
+def test_a_run_stands_below_published_results():
+    columns = ["i2t R@1", "i2t R@5", "i2t R@10", "t2i R@1", "t2i R@5", "t2i R@10"]
+    published = pd.DataFrame([["one", "CNN", 2.0, 3.0, 5.0, 7.0, 11.0, 13.0]], columns=["method", "features", *columns])
+    way = {"R@1": 17.04, "R@5": 19.0, "R@10": 23.0}
+    table = published_table(published, {"split": "dev", "i2t": way, "t2i": {**way, "R@1": 29.0}}, "grid")
+    assert table["i2t R@1"].tolist() == [2.0, "–", 17.0] and table["t2i R@1"].tolist() == [7.0, "–", 29.0]
+    assert table.iloc[2, :2].tolist() == ["this run, dev, one model", "grid"]
 
 
 def test_nearest_by_hand():

@@ -110,7 +110,7 @@ def by_hand(checkpoint, split, image, caption):
     lambda_w, lambda_o = float(model.log_temperature_w.exp()), float(model.log_temperature_o.exp())
     inputs = model.embed(torch.tensor(checkpoint.vocabulary.encode(tokenize(split.captions[caption]))))
     if model.config.reading == "inputs":
-        first = inputs @ model.look.weight.T
+        first = inputs @ model.first_query.weight.T
         seen = torch.stack([torch.softmax(lambda_w * regions @ look, 0) @ regions for look in first])
         inputs = torch.cat([inputs, seen], dim=-1)
     words = lstm_words(model, inputs)
@@ -360,7 +360,7 @@ def test_a_caption_without_words_is_scored():
 def test_features_of_another_size_are_refused():
     checkpoint, split = make_checkpoint(), make_split()
     other = PreparedSplit(**{**vars(split), "regions": split.regions[:, :, :10]})
-    message = "'test' have 10 numbers a region, the checkpoint was trained on 11"
+    message = "'test' have 10 numbers per region, expected 11 as in training"
     with pytest.raises(CheckpointError, match=message):
         score_split(checkpoint, other, progress=False)
     with pytest.raises(CheckpointError, match=message):

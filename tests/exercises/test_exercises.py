@@ -79,7 +79,7 @@ WRONG = {
     "w2r_score": [
         (
             lambda v, u, n, lam: cosine_similarity(u[None], by_words(v, u, lam, 1), dim=-1).mean(-1),
-            "padding counts in your mean",
+            "your mean includes padding",
         ),
         (lambda v, u, n, lam: real_mean((u[None] * by_words(v, u, lam, 1)).sum(-1), n), "you took dot products"),
         (
@@ -90,13 +90,13 @@ WRONG = {
         (lambda v, u, n, lam: real_mean(affinity(v, u).amax(1), n), "each word's best region"),
         (
             lambda v, u, n, lam: real_mean((u[None] * normalize(by_words(v, u, lam, 1), dim=-1)).sum(-1), n),
-            "divide by the length of what attends",
+            "divide by the length of the query",
         ),
     ],
     "o2w_score": [
         (
             lambda o, u, n, lam: cosine_similarity(o[:, None], by_objects(o, u, lam), dim=-1).mean(-1),
-            "padding takes part in your softmax",
+            "your softmax includes padding",
         ),
         (
             lambda o, u, n, lam: (o[:, None] * by_objects(o, u, lam, length_mask(n, 2))).sum(-1).mean(-1),
@@ -112,7 +112,7 @@ WRONG = {
         ),
     ],
     "joint_score": [
-        (lambda w2r, o2w, gate: gate * o2w + (1 - gate) * w2r, "you gave it to O2W"),
+        (lambda w2r, o2w, gate: gate * o2w + (1 - gate) * w2r, "you used it for O2W"),
         (lambda w2r, o2w, gate: w2r + o2w, "added without the gate"),
         (lambda w2r, o2w, gate: (w2r + o2w) / 2, "plain mean"),
         (lambda w2r, o2w, gate: gate * w2r + o2w, "O2W has no weight"),
@@ -128,7 +128,7 @@ WRONG = {
         ),
         (
             lambda s, rows, lam: cross_entropy(_without_same(s, rows) * lam, torch.arange(3)),
-            "you look for the caption of each image. Add",
+            "you find the caption of each image. Add",
         ),
         (lambda s, rows, lam: 2 * infonce_loss(s, negatives(rows), lam), "both directions are added"),
         (lambda s, rows, lam: 3 * infonce_loss(s, negatives(rows), lam), "you added the pairs up"),

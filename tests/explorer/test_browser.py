@@ -25,7 +25,7 @@ from PIL import Image
 
 from bssan_lib.config import ModelConfig
 from bssan_lib.data import Vocabulary
-from bssan_lib.evaluation.photograph import Camera, load_pretrained
+from bssan_lib.evaluation.photograph import FeatureExtractor, load_pretrained
 from bssan_lib.explorer import free_photographs, show_attention
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import save_checkpoint
@@ -398,7 +398,7 @@ def test_nothing_ran_and_nothing_was_loaded_from_elsewhere(photograph):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A report page with two photographs, and a caption and a name that would like to be HTML."""
-    folder, gallery = tmp_path_factory.mktemp("report"), free_photographs(Camera(load_pretrained()))
+    folder, gallery = tmp_path_factory.mktemp("report"), free_photographs(FeatureExtractor(load_pretrained()))
     shown = [(0, gallery.captions[0][0], "astronaut"), (1, f"a man {HOSTILE}", f"{HOSTILE}")]
     views = [show_attention(gallery.photograph(row), caption, label) for row, caption, label in shown]
     cells = [v4.new_markdown_cell("# 06 · Views")]

@@ -20,7 +20,7 @@ from bssan_lib.config import ModelConfig
 from bssan_lib.data import Vocabulary
 from bssan_lib.data.images import UPLOAD_BYTES
 from bssan_lib.errors import CheckpointError, DataError
-from bssan_lib.evaluation.photograph import Camera, Photograph, load_pretrained
+from bssan_lib.evaluation.photograph import FeatureExtractor, Photograph, load_pretrained
 from bssan_lib.explorer import (
     Explorer,
     Gallery,
@@ -35,7 +35,7 @@ from bssan_lib.explorer.app import MOST_UPLOADS, MOST_WORDS
 from bssan_lib.explorer.view import SCRIPT, STYLE, are_tiles, cell_boxes, data_uri, grid_of
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import Checkpoint, save_checkpoint
-from bssan_lib.series.outputs import VIEW_TYPE, WIDGET, clean_notebook, settle_widgets
+from bssan_lib.series.outputs import VIEW_TYPE, WIDGET, clean_notebook, remove_widgets
 from bssan_lib.series.report import write_report
 
 HOSTILE = "<img src=x onerror=alert(1)> a dog </script>"
@@ -175,13 +175,13 @@ def test_a_neighbour_can_be_taken(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def camera():
-    return Camera(load_pretrained())
+def extractor():
+    return FeatureExtractor(load_pretrained())
 
 
 @pytest.fixture
-def explorer(camera):
-    return Explorer([free_photographs(camera)], camera)
+def explorer(extractor):
+    return Explorer([free_photographs(extractor)], extractor)
 
 
 def hand_in(explorer, name, content, size=700):
@@ -256,7 +256,7 @@ def test_old_uploads_are_let_go(explorer):
     assert explorer.galleries[1].labels == [f"{number}.png" for number in range(MOST_UPLOADS + 1, 1, -1)]
 
 
-def test_without_a_camera_nothing_can_be_handed_in(checkpoint):
+def test_without_an_extractor_nothing_can_be_uploaded(checkpoint):
     explorer = Explorer([gallery_of(checkpoint, [["a dog"]])])
     hand_in(explorer, "a.png", png(5, 7))
     assert not explorer.view.uploads and len(explorer.galleries) == 1
@@ -329,7 +329,7 @@ def test_the_report_carries_the_view_and_no_caption_can_break_out(tmp_path, chec
 
 def test_a_notebook_keeps_a_still_picture_of_a_view(checkpoint):
     notebook = executed(show_attention(photograph_of(checkpoint), "a dog"))
-    settle_widgets(notebook)  # in a run folder, where the report reads the data
+    remove_widgets(notebook)  # in a run folder, where the report reads the data
     assert set(notebook.cells[1].outputs[0].data) == {"text/plain", "image/png", VIEW_TYPE} and not notebook.metadata
     notebook = executed(show_attention(photograph_of(checkpoint), "a dog"))
     notebook.cells[1].outputs.append(

@@ -127,7 +127,7 @@ def test_reading_b_reads_every_caption_with_the_picture_before_it(case):
     )
     assert not torch.allclose(before[0], before[1])
     score(model.train(), case).joint.sum().backward()
-    assert model.look.weight.grad.abs().sum() > 0, "the first look learns"
+    assert model.first_query.weight.grad.abs().sum() > 0, "the first query learns"
 
 
 def test_places_matter_only_where_boxes_are_known(case):

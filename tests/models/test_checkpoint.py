@@ -26,6 +26,7 @@ from bssan_lib.models.checkpoint import (
     check_backbone,
     find_checkpoint,
     load_checkpoint,
+    rename_weights,
     save_checkpoint,
     save_weights,
 )
@@ -175,7 +176,7 @@ def test_a_pickle_is_refused_and_never_run(folder, tmp_path, write):
 
 def test_another_vocabulary_is_refused(folder):
     Vocabulary([*VOCABULARY.words[:-1], "other"]).save(folder / "vocabulary.json")
-    with pytest.raises(CheckpointError, match="the vocabulary .6 words.* is not the one this model"):
+    with pytest.raises(CheckpointError, match="the vocabulary .6 words.* differs from the one used in training"):
         load_checkpoint(folder)
 
 
@@ -196,7 +197,7 @@ def test_weights_of_another_model(folder):
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "{}", '"text"', "\xff\xfe"])
 def test_settings_that_are_none(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(CheckpointError, match="config.json: not the settings of a checkpoint"):
+    with pytest.raises(CheckpointError, match="config.json: expected the settings of a checkpoint"):
         load_checkpoint(folder)
 
 
@@ -206,14 +207,14 @@ def test_settings_that_are_none(folder, text):
 def test_settings_that_do_not_exist(folder, changes):
     config = json.loads((folder / "config.json").read_text())
     change_config(folder, model=config["model"] | changes)
-    with pytest.raises(CheckpointError, match="config.json: not the settings of a checkpoint"):
+    with pytest.raises(CheckpointError, match="config.json: expected the settings of a checkpoint"):
         load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("dimension", [None, "11", -2, [11]])
 def test_feature_sizes_that_are_none(folder, dimension):
     change_config(folder, dimension=dimension)
-    with pytest.raises(CheckpointError, match="config.json: not the settings of a checkpoint"):
+    with pytest.raises(CheckpointError, match="config.json: expected the settings of a checkpoint"):
         load_checkpoint(folder)
 
 
@@ -334,5 +335,11 @@ def test_features_of_another_backbone_are_refused(folder, key):
 
     check_backbone(checkpoint, split(trained | {"grid": [3, 3]}))
     check_backbone(checkpoint, split(None))  # made elsewhere: nothing is known about them
-    with pytest.raises(CheckpointError, match=f"{key} 'other', trained on "):
+    with pytest.raises(CheckpointError, match=f"{key} is 'other' here and "):
         check_backbone(checkpoint, split(trained | {key: "other"}))
+
+
+def test_weights_and_optimizer_states_of_earlier_versions_get_their_current_names():
+    names = ["look.weight", "optimizer/exp_avg/look.weight", "outlook.weight", "look.weight.x"]
+    current = ["first_query.weight", "optimizer/exp_avg/first_query.weight", "outlook.weight", "look.weight.x"]
+    assert list(rename_weights({name: torch.zeros(1) for name in names})) == current

@@ -25,7 +25,7 @@ from bssan_lib.evaluation.tables import format_table
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.build import build_model
 from bssan_lib.models.checkpoint import Checkpoint, check_directions, load_checkpoint, save_checkpoint
-from bssan_lib.models.scan import SCAN, compete, pooled, scan_attention, scan_scores
+from bssan_lib.models.scan import SCAN, leaky_normalized, pooled, scan_attention, scan_scores
 from bssan_lib.models.vsepp import VSEPP
 from bssan_lib.runs import repository_root
 from bssan_lib.search.global_vectors import add_global_vectors
@@ -99,7 +99,7 @@ def plain_scan(regions, words, lengths, direction, pooling):
 
 def test_competition_by_hand():
     # 3 and -40: the negative one leaks a tenth, -4, and the norm is 5; a masked one takes no part
-    found = compete(torch.tensor([[3.0, -40.0, 9.0]]), torch.tensor([True, True, False]))
+    found = leaky_normalized(torch.tensor([[3.0, -40.0, 9.0]]), torch.tensor([True, True, False]))
     torch.testing.assert_close(found, torch.tensor([[0.6, -0.8, 0.0]]))
 
 
@@ -351,7 +351,7 @@ def test_attention_shown_is_the_attention_that_scored(method, shape):
 
 def test_vse_has_no_attention_to_show():
     checkpoint = Checkpoint(make_model("vse++").eval(), VOCABULARY, None, {})
-    with pytest.raises(BssanError, match="vse.* has no attention to look at; take bssan"):
+    with pytest.raises(BssanError, match="vse.* has no attention weights; use bssan"):
         attend(checkpoint, make_split(), [(0, 1)])
 
 
@@ -365,7 +365,7 @@ def test_a_checkpoint_comes_back_as_it_was(method, tmp_path):
     np.testing.assert_array_equal(score_split(loaded, split, progress=False).joint, before.joint)
     with pytest.raises(CheckpointError, match="has no global vectors"):
         global_model(loaded)
-    with pytest.raises(CheckpointError, match="not of BSSAN"):
+    with pytest.raises(CheckpointError, match="expected bssan"):
         add_global_vectors(loaded, split, tmp_path / "more")
 
 
@@ -447,16 +447,20 @@ def test_the_model_that_the_settings_name():
         (
             "vse++",
             {"encoder": "lstm"},
-            r"model.encoder: lstm means nothing to model.method: vse\+\+; leave it at bilstm",
+            r"model.encoder: lstm has no effect with model.method: vse\+\+; remove it, or set it to bilstm",
         ),
         (
             "scan-t2i",
             {"direction": "w2r"},
-            "model.direction: w2r means nothing to model.method: scan-t2i; leave it at joint",
+            "model.direction: w2r has no effect with model.method: scan-t2i; remove it, or set it to joint",
         ),
-        ("scan-i2t", {"global_term": True}, "model.global_term: True means nothing to"),
-        ("vse++", {"pooling": "lse"}, "model.pooling: lse means nothing to"),
-        ("bssan", {"pooling": "lse"}, "model.pooling: lse means nothing to model.method: bssan; leave it at avg"),
+        ("scan-i2t", {"global_term": True}, "model.global_term: True has no effect with"),
+        ("vse++", {"pooling": "lse"}, "model.pooling: lse has no effect with"),
+        (
+            "bssan",
+            {"pooling": "lse"},
+            "model.pooling: lse has no effect with model.method: bssan; remove it, or set it to avg",
+        ),
     ],
 )
 def test_settings_of_another_method_are_refused(method, settings, said):
@@ -465,7 +469,7 @@ def test_settings_of_another_method_are_refused(method, settings, said):
 
 
 def test_bssan_is_not_built_where_another_method_is_wanted():
-    with pytest.raises(ConfigError, match="model.method: scan-t2i is another method than BSSAN.*build_model"):
+    with pytest.raises(ConfigError, match="model.method: expected bssan.* got scan-t2i.*build_model"):
         BSSAN(ModelConfig(method="scan-t2i"), len(VOCABULARY), D, False)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from bssan_lib.config import Config, load_config, override
 from bssan_lib.data import Vocabulary
 from bssan_lib.errors import ConfigError, DataError
-from bssan_lib.models.word_vectors import find_vectors, packaged_vectors, start_words
+from bssan_lib.models.word_vectors import find_vectors, init_word_vectors, packaged_vectors
 from bssan_lib.runs import absolute_paths
 
 VOCABULARY = Vocabulary(["<pad>", "<unk>", "dog", "qzxv", "puppy", "bridge", "snowboarder"])
@@ -54,16 +54,16 @@ def test_a_word_table_starts_from_them(tmp_path):
     table = nn.Embedding(7, 5, padding_idx=0)
     nn.init.uniform_(table.weight, -0.1, 0.1)
     before = table.weight.detach().clone()
-    assert start_words(table, VOCABULARY, tmp_path / "v.txt") == 2
+    assert init_word_vectors(table, VOCABULARY, tmp_path / "v.txt") == 2
     after, moved = table.weight.detach(), [2, 4]
     assert torch.equal(after[:, 3:], before[:, 3:])  # the rest of a row stays random
     assert torch.equal(after[[0, 1, 3, 5, 6]], before[[0, 1, 3, 5, 6]])
     scale = before[2:, :3].std() / torch.tensor([1.0, 0, -2, 2, 0, -4]).std()
     torch.testing.assert_close(after[moved, :3], scale * torch.tensor([[1.0, 0, -2], [2, 0, -4]]))
     assert table.weight.requires_grad
-    assert start_words(table, VOCABULARY, None) == 0 and torch.equal(table.weight, after)
-    with pytest.raises(ConfigError, match="3 numbers a word; model.word_size must be at least so many, got 2"):
-        start_words(nn.Embedding(7, 2), VOCABULARY, tmp_path / "v.txt")
+    assert init_word_vectors(table, VOCABULARY, None) == 0 and torch.equal(table.weight, after)
+    with pytest.raises(ConfigError, match="3 numbers per word, so model.word_size must be at least 3; got 2"):
+        init_word_vectors(nn.Embedding(7, 2), VOCABULARY, tmp_path / "v.txt")
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_a_word_table_starts_from_them(tmp_path):
     [
         (
             "dog 1 2 3\npuppy 4 5\n",
-            "v.txt, line 2: expected a word and 3 numbers, divided by spaces, got 2 after 'puppy'",
+            "v.txt, line 2: expected a word and 3 numbers, separated by spaces, got 2 after 'puppy'",
         ),
-        ("dog 1 2 3\npuppy 4 five 6\n", "v.txt, line 2: 'puppy' is followed by something else than numbers"),
+        ("dog 1 2 3\npuppy 4 five 6\n", "v.txt, line 2: 'puppy' is followed by text that is not a number"),
         ("dog\n", "v.txt, line 1: expected a word and some numbers"),
-        ("hund 1 2 3\n", "a vector for none of the 7 words"),
-        ("", "a vector for none of the 7 words"),
+        ("hund 1 2 3\n", "none of the 7 words has a vector there"),
+        ("", "none of the 7 words has a vector there"),
     ],
 )
 def test_files_that_hold_no_vectors(tmp_path, text, said):
@@ -129,4 +129,4 @@ def test_a_run_starts_from_them(tmp_path):
 def test_a_vocabulary_without_words_has_nothing_to_start():
     table = torch.nn.Embedding(2, 5)  # shorter than any vector, which does not matter here
     before = table.weight.detach().clone()
-    assert start_words(table, Vocabulary(["<pad>", "<unk>"]), "glove") == 0 and torch.equal(table.weight, before)
+    assert init_word_vectors(table, Vocabulary(["<pad>", "<unk>"]), "glove") == 0 and torch.equal(table.weight, before)

@@ -31,7 +31,7 @@ from bssan_lib.models.checkpoint import load_checkpoint, save_checkpoint
 from bssan_lib.search import index as search_index
 from bssan_lib.search.index import build_index, open_index
 from bssan_lib.search.searcher import Searcher, measure_curve, shortlist_curve, shortlist_ranks, shortlist_sizes
-from bssan_lib.search.shortlist import FirstStage, inverted_lists
+from bssan_lib.search.shortlist import VectorSearch, inverted_lists
 from bssan_lib.search.source import picture_gallery, picture_names, split_gallery
 
 VOCABULARY = Vocabulary(["<pad>", "<unk>", "a", "red", "blue", "circle", "square", "of", "large", "the", "ring"])
@@ -156,7 +156,7 @@ def test_curve_refuses_what_does_not_fit():
         shortlist_curve(good, good.T, np.array([0, 1, 1]))
     with pytest.raises(DataError, match="image row 1 has no caption"):
         shortlist_curve(good, good, np.array([0, 0, 0]))
-    with pytest.raises(DataError, match="no numbers"):
+    with pytest.raises(DataError, match="got NaN or infinity"):
         shortlist_curve(good, good + np.nan, np.array([0, 1, 1]))
 
 
@@ -171,7 +171,7 @@ def test_lists_hold_every_vector_once_and_searched_whole_find_what_all_products_
     centres, of = inverted_lists(vectors, limit=996)
     assert centres.shape == (126, 7) and of.shape == (997,)  # 4 sqrt(997) = 126.3
     assert (of == (vectors @ centres.T).argmax(1)).all()
-    exact, lists = FirstStage(vectors), FirstStage(vectors, (centres, of))
+    exact, lists = VectorSearch(vectors), VectorSearch(vectors, (centres, of))
     for query in vectors[:5]:
         best = np.argsort(-(vectors @ query))
         assert exact.candidates(query, 13).tolist() == best[:13].tolist()
@@ -275,7 +275,7 @@ def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_index(out, checkpoint, replace(gallery, encode=stopping), progress=False)
     assert not out.exists() and (tmp_path / "out.partial").is_dir()
-    with pytest.raises(DataError, match="it was not finished"):
+    with pytest.raises(DataError, match="it is incomplete"):
         open_index(out)
     build_index(out, checkpoint, replace(gallery, encode=watched), progress=False)
     assert started[0] == 512 and not (tmp_path / "out.partial").exists()  # noted every 16 blocks of 32
@@ -397,7 +397,7 @@ def test_a_damaged_index_is_refused_in_a_sentence(tmp_path, index, damage):
 
 def test_a_folder_that_is_no_index(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match="no index there"):
+        with pytest.raises(DataError, match="not an index"):
             open_index(folder)
 
 
@@ -498,7 +498,7 @@ def test_commands_from_features_to_results(tmp_path, scenes, checkpoint, capsys)
     assert main(["search", out, str(tmp_path / "broken.jpg")]) == 2
     assert "broken.jpg" in capsys.readouterr().err
     assert main(["search", str(tmp_path), "red"]) == 2
-    assert "no index there" in capsys.readouterr().err
+    assert "not an index" in capsys.readouterr().err
 
 
 def test_a_plain_folder_of_pictures(tmp_path, checkpoint, capsys):
@@ -512,7 +512,7 @@ def test_a_plain_folder_of_pictures(tmp_path, checkpoint, capsys):
     out = tmp_path / "gallery"
     base = ["index", "--checkpoint", str(checkpoint.folder), "--data", str(folder), "--out", str(out)]
     assert main([*base, "--split", "test"]) == 2
-    assert "has no splits" in capsys.readouterr().err
+    assert "without splits" in capsys.readouterr().err
     assert main(base) == 0
     assert "3 images, 0 captions" in capsys.readouterr().out
     assert main(["search", str(out), "a red square"]) == 0
@@ -550,7 +550,7 @@ def test_index_refuses_what_it_cannot_use(tmp_path, checkpoint, capsys):
     (tmp_path / "empty").mkdir()
     model = ["index", "--checkpoint", str(checkpoint.folder)]
     for arguments, said in (
-        (["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "o")], "nor any picture"),
+        (["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "o")], "or images; found none of them"),
         (["--data", str(tmp_path / "absent"), "--out", str(tmp_path / "o")], "no such folder"),
         (["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "no" / "o")], "no folder"),
     ):

@@ -62,20 +62,20 @@ def test_photographs_beside_karpathys_file(tmp_path, capsys):
     before = sorted(folder.rglob("*"))
     code, said, error = check(capsys, folder)
     assert code == 0 and error == "" and said["missing"] == "nothing"
-    assert said["holds"] == "karpathy" and said["settings"] == "flickr30k"
-    assert said["split train"] == "3 images, 10 captions, 2 to 5 an image"
-    assert said["split dev"] == "1 images, 1 captions, 1 an image" and said["split test"].startswith(
+    assert said["format"] == "karpathy" and said["settings"] == "flickr30k"
+    assert said["split train"] == "3 images, 10 captions, 2 to 5 per image"
+    assert said["split dev"] == "1 images, 1 captions, 1 per image" and said["split test"].startswith(
         "1 images, 2 captions, 2"
     )
     # A b-caption such as "A b runs, number 0.": a, runs, number, and 0, 1, 2 come twice or more, so do b and e, and a again
-    assert said["words"].startswith("8 of 10 come at least 2 times in training") and said["words"].endswith(
+    assert said["words"].startswith("8 of 10 occur at least 2 times in training") and said["words"].endswith(
         "5.0 a caption"
     )
-    assert said["pictures"] == "5 of 5 can be opened"
+    assert said["images"] == "5 of 5 can be opened"
     assert said["boxes"] == f"Flickr30K Entities in {folder}"
     # 5 pictures of 1 region and 2 windows, 1280 numbers of 2 bytes
     assert "1 regions and 2 objects of 1280 numbers" in said["disk"] and said["disk"].startswith("38 kB")
-    assert "2 epochs x 3 steps x" in said["training, about"] and "5 pictures x" in said["features, about"]
+    assert "2 epochs x 3 steps x" in said["training, about"] and "5 images x" in said["features, about"]
     assert said["next"] == f"bssan reproduce --config flickr30k --data {folder}"
     assert sorted(folder.rglob("*")) == before and sorted(tmp_path.iterdir()) == [folder]  # nothing was written
 
@@ -92,7 +92,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path, capsys):
     (folder / "val2014" / "d.jpg").write_bytes(b"no picture")
     code, said, error = check(capsys, folder, "evaluation.protocol=5k")
     assert code == 2 and "missing" not in said
-    assert f"split train: 1 of 3 pictures: {folder / 'train2014' / 'a.jpg'}" in error
+    assert f"split train: 1 of 3 image files: {folder / 'train2014' / 'a.jpg'}" in error
     assert "d.jpg: not a picture" in error and "split dev: not found" in error
     assert "5k needs 5000 images" in error and error.count("\n  - ") == 4
 
@@ -107,7 +107,7 @@ def test_many_missing_pictures_are_counted(tmp_path):
     (folder / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
     Image.new("RGB", (3, 3)).save(folder / "images" / "a.jpg")
     (missing,) = check_folder(folder, load_config(repository_root() / "configs" / "flickr30k.yaml")).missing
-    assert missing.startswith("split train: 6 of 7 pictures: ") and missing.endswith("x0.jpg and 3 more")
+    assert missing.startswith("split train: 6 of 7 image files: ") and missing.endswith("x0.jpg and 3 more")
 
 
 def test_a_damaged_file_is_reported_and_not_raised(tmp_path, capsys):
@@ -129,13 +129,13 @@ def test_flickr8k_with_and_without_all_pictures(tmp_path, capsys):
     for split, name in (("train", "a"), ("dev", "b"), ("test", "c")):
         (folder / f"Flickr_8k.{split}Images.txt").write_text(f"{name}.jpg\n")
     code, said, error = check(capsys, folder, "data.grid=null")
-    assert code == 0 and said["split dev"] == "1 images, 3 captions, 3 an image" and said["boxes"].startswith("none")
+    assert code == 0 and said["split dev"] == "1 images, 3 captions, 3 per image" and said["boxes"].startswith("none")
     (folder / "Images" / "b.jpg").unlink()
     code, said, error = check(capsys, folder, "data.grid=null")
     assert (
         code == 2
-        and f"split dev: 1 of 1 pictures: {folder / 'Images' / 'b.jpg'}" in error
-        and said["pictures"] == "2 of 3 can be opened"
+        and f"split dev: 1 of 1 image files: {folder / 'Images' / 'b.jpg'}" in error
+        and said["images"] == "2 of 3 can be opened"
     )
 
 
@@ -143,8 +143,8 @@ def test_features_in_the_fields_format(tmp_path, capsys):
     folder = precomp(tmp_path / "f30k_precomp")
     before = sorted(folder.iterdir())
     code, said, error = check(capsys, folder)
-    assert (code, error) == (0, "") and said["settings"] == "flickr30k-precomp" and said["holds"] == "precomp"
-    assert said["split train"] == "7 images, 35 captions, 5 an image" and said["split dev"].startswith(
+    assert (code, error) == (0, "") and said["settings"] == "flickr30k-precomp" and said["format"] == "precomp"
+    assert said["split train"] == "7 images, 35 captions, 5 per image" and said["split dev"].startswith(
         "5 images, 25 captions"
     )
     assert said["train_ims.npy"].startswith("[7, 3, 11] float32, 0.00 GB")
@@ -172,7 +172,7 @@ def test_coco_precomp_is_known_by_testall(tmp_path, capsys):
         (lambda f: np.save(f / "dev_ims.npy", np.full((5, 3, 11), np.nan, np.float32)), ["dev_ims.npy, row 0: NaN"]),
         (
             lambda f: np.save(f / "dev_ims.npy", np.ones((5, 3, 13), np.float32)),
-            ["13 numbers a region, other splits have 11"],
+            ["13 numbers per region, other splits have 11"],
         ),
         (lambda f: np.save(f / "dev_ims.npy", np.ones((5, 33), np.float32)), ["expected 3 axes"]),
         (lambda f: (f / "dev_ims.npy").write_bytes((f / "dev_ims.npy").read_bytes()[:200]), ["not a whole .npy file"]),
@@ -189,7 +189,7 @@ def test_features_prepared_here(tmp_path, capsys):
     for raw in karpathy_source(make(tmp_path / "raw", flickr())).values():
         write_split(tmp_path / "prepared", raw, SmallBackbone(), progress=False, meta={"source": "flickr30k"})
     code, said, _ = check(capsys, tmp_path / "prepared")
-    assert code == 0 and said["holds"] == "prepared" and said["settings"] == "flickr30k"
+    assert code == 0 and said["format"] == "prepared" and said["settings"] == "flickr30k"
     assert said["train_ims.npy"] == "[3, 9, 3] float16, of flickr30k by colours"
     (tmp_path / "prepared" / "dev_ims.npy").write_bytes(b"")
     code, _, error = check(capsys, tmp_path / "prepared")
@@ -202,7 +202,7 @@ def test_prepared_splits_cost_nothing(tmp_path, capsys):
         if name != "test":
             write_split(tmp_path / "kept", raw, SmallBackbone(), progress=False)
     _, said, _ = check(capsys, folder, "data.prepared=kept")
-    assert said["disk"].endswith("there already: dev, train") and "1 pictures x" in said["features, about"]
+    assert said["disk"].endswith("done already: dev, train") and "1 images x" in said["features, about"]
 
 
 def test_settings_and_folders_that_do_not_fit_are_refused(tmp_path, capsys):
@@ -216,7 +216,7 @@ def test_settings_and_folders_that_do_not_fit_are_refused(tmp_path, capsys):
     assert code == 2 and "dataset_coco.json" in error and "{split}_ims.npy" in error
     raw = make(tmp_path / "raw", flickr())
     code, _, error = check(capsys, raw, config="configs/precomp.yaml")
-    assert code == 2 and "the settings say precomp, the folder is karpathy" in error
+    assert code == 2 and "the settings have precomp, the folder has karpathy" in error
 
 
 def test_arithmetic_by_hand():

@@ -17,7 +17,7 @@ import pytest
 from bssan_lib import runs
 from bssan_lib.errors import ConfigError, NotebookError, RunError
 from bssan_lib.runs import repository_root
-from bssan_lib.series.outputs import LARGEST_NOTEBOOK, publish_notebooks, settle_streams
+from bssan_lib.series.outputs import LARGEST_NOTEBOOK, merge_streams, publish_notebooks
 from bssan_lib.series.report import markdown_renderer, metrics_rows, write_report
 from bssan_lib.series.reproduce import _quiet_connections, find_notebooks, reproduce, source_digest
 
@@ -166,14 +166,63 @@ def test_from_needs_what_comes_before_it(place, series):
     folder = series(n01_first=["# First", OPEN], n02_second=["# Second", OPEN])
     with pytest.raises(RunError, match="01_first comes before it and is not finished"):
         reproduce("mini.yaml", out="r", notebooks=folder, start="02")
-    with pytest.raises(RunError, match="no such notebook; there are 01, 02"):
+    with pytest.raises(RunError, match="expected one of the notebooks 01, 02"):
         reproduce("mini.yaml", out="r", notebooks=folder, start="07")
+
+
+def test_extra_notebooks_come_after_the_series_in_order_of_name(place, series):
+    here = note("here") + "\nfrom pathlib import Path\n(log.parent / 'cwd').write_text(Path.cwd().name)"
+    folder = series(n01_first=["# First", OPEN, note("first")], n02_second=["# Second", OPEN, note("second")])
+    series(
+        x02a_more=["# More", OPEN, note("more"), "1 / (log.parent / 'mended').exists()"],
+        x01a_other=["# Other", OPEN, here],
+    )
+    (folder / "extra" / ".ipynb_checkpoints").mkdir()
+    (folder / "extra" / ".hidden.ipynb").write_text("{")
+    with pytest.raises(NotebookError, match="02a_more, cell In"):
+        reproduce("mini.yaml", out="r", notebooks=folder)
+    made = place / "r" / "notebooks"
+    assert (made / "extra" / "02a_more.failed.ipynb").exists() and not (place / "r" / "report.html").exists()
+    (place / "r" / "mended").touch()
+    reproduce("mini.yaml", out="r", notebooks=folder)
+    assert (place / "r" / "log.txt").read_text().split() == ["first", "second", "here", "more", "more"]
+    assert (place / "r" / "cwd").read_text() == "extra"  # as in Jupyter, where links and paths start at the notebook
+    names = ["01_first.ipynb", "02_second.ipynb", "extra/01a_other.ipynb", "extra/02a_more.ipynb"]
+    assert sorted(path.relative_to(made).as_posix() for path in made.rglob("*.ipynb")) == names
+    assert sorted(json.loads((made / "state.json").read_text())) == names
+
+
+def test_from_names_an_extra_notebook_too(place, series):
+    folder = series(n05_five=["# Five", OPEN, note("5")])
+    series(x05a_left=["# Left", OPEN, note("5a")], x05b_right=["# Right", OPEN, note("5b")])
+    for number in (None, "5a", "05b"):
+        reproduce("mini.yaml", out="r", notebooks=folder, start=number)
+    assert (place / "r" / "log.txt").read_text().split() == ["5", "5a", "5b", "5a", "5b", "5b"]
+    with pytest.raises(RunError, match="no such notebook; there are 05, 05a, 05b"):
+        reproduce("mini.yaml", out="r", notebooks=folder, start="05c")
+
+
+def test_extra_notebooks_are_part_of_the_report_and_published(place, series):
+    folder = series(n05_five=["# Five\n\n[more](extra/05a_more.ipynb) and [exercise](exercises/build.ipynb)", OPEN])
+    series(x05a_more=["# More\n\n[back](../05_five.ipynb) and [own](05a_more.ipynb)", OPEN, "print(3 + 4)"])
+    run = reproduce("mini.yaml", out="r", notebooks=folder)
+    page = run.report_path.read_text(encoding="utf-8")
+    assert page.index('id="05_five"') < page.index('id="05a_more"')
+    assert page.count('href="#05a_more"') == 2 and 'href="#05_five"' in page and 'href="exercises/build.ipynb"' in page
+    assert [path.name for path in publish_notebooks(run, folder)] == ["05_five.ipynb", "05a_more.ipynb"]
+    notebook = nbformat.read(folder / "extra" / "05a_more.ipynb", as_version=4)
+    assert notebook.cells[-1].outputs[0].text == "7\n"
+    (run.notebooks / "extra" / "05a_more.ipynb").unlink()
+    with pytest.raises(RunError, match="extra.05a_more.ipynb: not executed yet"):
+        publish_notebooks(run, folder)
 
 
 def test_notebooks_that_cannot_be_part_of_the_series(place, series):
     (place / "empty").mkdir()
-    with pytest.raises(RunError, match="no numbered notebooks"):
+    with pytest.raises(RunError, match="expected numbered notebooks"):
         find_notebooks(place / "empty")
+    with pytest.raises(RunError, match="no numbered notebooks"):
+        find_notebooks(series(x05a_more=["# More"]))  # extra notebooks need what the series makes
     folder = series(n01_first=["# First"])
     notebook = nbformat.read(folder / "01_first.ipynb", as_version=4)
     notebook.cells[1].source = 'run = "r"'
@@ -181,7 +230,7 @@ def test_notebooks_that_cannot_be_part_of_the_series(place, series):
     with pytest.raises(RunError, match="01_first.ipynb.*does not set config, data, overrides"):
         find_notebooks(folder)
     (folder / "01_first.ipynb").write_text("{")
-    with pytest.raises(RunError, match="01_first.ipynb: not a notebook"):
+    with pytest.raises(RunError, match="01_first.ipynb: cannot be read as a notebook"):
         find_notebooks(folder)
 
 
@@ -215,7 +264,9 @@ def test_a_run_that_is_stopped_goes_on(place, series, number):
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     if number != signal.SIGKILL:
-        assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
+        assert (
+            process.returncode == 130 and "run the same command again to continue" in said and "Traceback" not in said
+        )
     kernel = int((place / "r" / "pid").read_text())
     deadline = time.monotonic() + 20
     while not ended(kernel):
@@ -227,7 +278,7 @@ def test_a_run_that_is_stopped_goes_on(place, series, number):
     out, said = again.communicate(timeout=60)
     assert again.returncode == 0, said
     assert (place / "r" / "log.txt").read_text().split() == ["first", "began", "began", "ended"]
-    assert "01_first: finished before, skipped" in out and str(place / "r" / "report.html") in out
+    assert "01_first: finished already, skipped" in out and str(place / "r" / "report.html") in out
     assert not list((place / "r" / "notebooks").glob(".*.partial.ipynb"))
 
 
@@ -301,7 +352,7 @@ def test_a_progress_bar_leaves_its_last_state():
         ],
     )
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    settle_streams(notebook)
+    merge_streams(notebook)
     assert [o.get("text", o.get("data")) for o in cell.outputs] == ["100%\nmore\n", "a\n", {"text/plain": "b"}, "c"]
 
 

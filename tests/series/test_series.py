@@ -19,10 +19,11 @@ from bssan_lib.config import load_config
 from bssan_lib.errors import RunError
 from bssan_lib.runs import Run, repository_root
 from bssan_lib.series.figure_gallery import GALLERY, publish_figures
-from bssan_lib.series.outputs import LARGEST_NOTEBOOK
+from bssan_lib.series.outputs import LARGEST_NOTEBOOK, series_files
 
 ROOT = repository_root()
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = series_files(ROOT / "notebooks")
+NAMES = [path.relative_to(ROOT / "notebooks") for path in NOTEBOOKS]
 
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="there are no numbered notebooks in notebooks/ yet")
 
@@ -103,9 +104,7 @@ def run(installed, tmp_path_factory):
 
 def test_a_wheel_brings_the_notebooks_and_the_model(installed, tmp_path):
     assert "jupyter lab mine/notebooks" in call([installed, "notebooks", "mine"], tmp_path)
-    assert [path.name for path in sorted((tmp_path / "mine" / "notebooks").glob("0*.ipynb"))] == [
-        path.name for path in NOTEBOOKS
-    ]
+    assert series_files(tmp_path / "mine" / "notebooks") == [tmp_path / "mine" / "notebooks" / name for name in NAMES]
     assert (tmp_path / "mine" / "configs" / "scenes.yaml").read_bytes() == (ROOT / "configs/scenes.yaml").read_bytes()
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (97, 131, 3), np.uint8)).save(tmp_path / "photo.png")
     call([installed, "attend", "photo.png", "a dog runs", "--out", "attention.png"], tmp_path)
@@ -166,19 +165,19 @@ def outputs(path):
 
 
 def test_every_notebook_ran_to_its_end(run):
-    assert sorted(path.name for path in (run / "notebooks").glob("*.ipynb")) == [path.name for path in NOTEBOOKS]
-    for source in NOTEBOOKS:
-        path = run / "notebooks" / source.name
+    assert sorted((run / "notebooks").rglob("*.ipynb")) == sorted(run / "notebooks" / name for name in NAMES)
+    for name in NAMES:
+        path = run / "notebooks" / name
         code = [
             cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" and cell.source.strip()
         ]
-        assert all(cell.execution_count for cell in code), source.name
-        assert not [output for output in outputs(path) if output.output_type == "error"], source.name
+        assert all(cell.execution_count for cell in code), name
+        assert not [output for output in outputs(path) if output.output_type == "error"], name
 
 
 def test_pictures_are_stored_and_notebooks_stay_small(run):
     pictures = 0
-    for path in (run / "notebooks").glob("*.ipynb"):
+    for path in series_files(run / "notebooks"):
         assert path.stat().st_size < LARGEST_NOTEBOOK, path.name
         pictures += sum("image/png" in output.get("data", {}) for output in outputs(path))
     assert pictures >= 6
@@ -214,7 +213,7 @@ def test_the_gallery_shows_what_the_series_draws_and_no_photographs(run, tmp_pat
     assert all(f"({name}.png)" in page and (tmp_path / f"{name}.pdf") in written for name in GALLERY)
     assert all(path.stat().st_size > 500 for path in written if path.suffix != ".txt")
     made.config.data.source = "flickr8k"
-    with pytest.raises(RunError, match="only drawn scenes"):
+    with pytest.raises(RunError, match="expected a run on the built-in scenes"):
         publish_figures(made, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

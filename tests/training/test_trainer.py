@@ -307,7 +307,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
 def test_another_training_is_not_taken_up(unstopped, settings):
-    with pytest.raises(CheckpointError, match="last.safetensors: saved by a training that differs in"):
+    with pytest.raises(CheckpointError, match="last.safetensors: saved by a training with other"):
         make_trainer(unstopped[1], **settings).run()
 
 
@@ -349,7 +349,7 @@ def test_a_damaged_state_is_refused(tmp_path, unstopped, how):
     path = tmp_path / "last.safetensors"
     path.write_bytes((unstopped[1] / "last.safetensors").read_bytes())
     damage(path, how)
-    with pytest.raises(CheckpointError, match="(?s)last.safetensors: damaged .*Delete it to train from the start"):
+    with pytest.raises(CheckpointError, match="(?s)last.safetensors: damaged .*Delete it to start training again"):
         make_trainer(tmp_path, save_steps=3).run()
 
 
@@ -420,7 +420,7 @@ def test_no_collapse_on_all_negatives_or_infonce(tmp_path):
 
 
 def test_settings_that_cannot_be_trained(tmp_path):
-    with pytest.raises(TrainingError, match="batch_size = 1; a batch needs at least two pairs"):
+    with pytest.raises(TrainingError, match="batch_size = 1; expected at least two pairs"):
         make_trainer(tmp_path, batch_size=1)
     split = make_split(1)
     one = PreparedSplit(**{**vars(split), "captions": split.captions[:1], "cap2im": split.cap2im[:1]})

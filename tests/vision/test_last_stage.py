@@ -18,7 +18,7 @@ from bssan_lib.data.pooling import pool_windows
 from bssan_lib.data.prepared import prepared_folder
 from bssan_lib.errors import ConfigError
 from bssan_lib.evaluation.faithfulness import deletion_curves
-from bssan_lib.evaluation.photograph import Camera
+from bssan_lib.evaluation.photograph import FeatureExtractor
 from bssan_lib.evaluation.scoring import attend, score_model
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import load_checkpoint
@@ -174,7 +174,7 @@ def test_a_tuned_checkpoint_sees_a_picture_as_it_sees_the_prepared_one(tmp_path)
     trainer.run()
     checkpoint = load_checkpoint(tmp_path / "run")
     prepared = attend(checkpoint, split, [(3, 2)])[0]
-    taken = Camera(checkpoint, "cpu").take(split.image(3))
+    taken = FeatureExtractor(checkpoint, "cpu").extract(split.image(3))
     assert taken.objects is None and taken.object_boxes.shape == (5, 4)
     found = taken.attend(split.captions[2])
     assert prepared.w2r.shape == (2, 4) and prepared.o2w.shape == (5, 2)

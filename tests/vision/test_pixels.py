@@ -18,7 +18,7 @@ from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.data.writing import write_split
 from bssan_lib.errors import ConfigError
 from bssan_lib.evaluation.faithfulness import deletion_curves
-from bssan_lib.evaluation.photograph import Camera
+from bssan_lib.evaluation.photograph import FeatureExtractor
 from bssan_lib.evaluation.scoring import attend, score_model
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import load_checkpoint
@@ -89,7 +89,7 @@ def test_what_is_tuned():
         < 0.5
     )
     assert tuned_backbone("none", 1280) is None
-    with pytest.raises(ConfigError, match="model.tune: stage or all"):
+    with pytest.raises(ConfigError, match="model.tune to stage or all"):
         tuned_backbone("none", 3072)
     with pytest.raises(ConfigError, match="data.features: pixels"):
         tuned_backbone("all", 1280)
@@ -169,7 +169,7 @@ def test_a_checkpoint_holds_the_backbone_and_attends_to_a_picture(split, tmp_pat
     make_trainer(split, tmp_path, tune, epochs=1).run()
     checkpoint = load_checkpoint(tmp_path)
     prepared = attend(checkpoint, split, [(3, 2)])[0]
-    found = Camera(checkpoint, "cpu").take(split.image(3)).attend(CAPTIONS[2])
+    found = FeatureExtractor(checkpoint, "cpu").extract(split.image(3)).attend(CAPTIONS[2])
     assert prepared.w2r.shape == (3, 4) and prepared.o2w.shape == (5, 3)
     np.testing.assert_allclose(found.w2r, prepared.w2r, atol=1e-5)
     scores = score_model(checkpoint.model, split, Words(CAPTIONS, checkpoint.vocabulary), progress=False)

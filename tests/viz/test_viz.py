@@ -100,6 +100,11 @@ PAIRS = {
 }
 
 
+SHARES = pd.DataFrame(
+    {"count": [13, 7], "share": [100.0, 41.0], "low": [77.0, 19.0], "high": [100.0, 67.0]}, index=["3", "4–11"]
+)
+
+
 def pointing(shift=0.0):
     maps = {
         name: {"pointing_game": 60.0 + n - shift, "mass_in_box": 40.0 + n, "area_under_curve": 70.0 + n}
@@ -242,6 +247,14 @@ FIGURES = {
     "coverage_curves": lambda width: viz.coverage_curves(MAPPED, width=width),
     "deletion_lines": lambda width: viz.deletion_lines(DELETION, width=width),
     "word_dots": lambda width: viz.word_dots(KINDS, SAID, regions=49, most=2, shown=["a", NASTY], width=width),
+    "score_matrix": lambda width: viz.score_matrix(softmax(5, 13), np.arange(13) % 5, title=NASTY, width=width),
+    "attention_on_grid": lambda width: viz.attention_on_grid(softmax(3, 3), (0.4, 0, 1, 0.7), title=NASTY, width=width),
+    "resampled_histogram": lambda width: viz.resampled_histogram(
+        np.linspace(3, 11, 97), 7, (5, 9), xlabel="R@1 $_x$", width=width
+    ),
+    "group_shares": lambda width: viz.group_shares(
+        {"words": {"own": SHARES, "$any_": SHARES}, "boxes": {"own": SHARES}}, ylabel="R@1 (%)", width=width
+    ),
     "pair_bars": lambda width: viz.pair_bars(PAIRS, width=width),
 }
 
@@ -841,7 +854,7 @@ def test_shortlist_curves_draw_recalls_the_exact_result_and_the_twentieth():
 def test_gallery_growth_draws_every_size():
     _, axes, _ = viz.gallery_growth(GROWTH)
     drawn = {line.get_label(): list(line.get_ydata()) for one in axes for line in one.lines}
-    assert drawn["first stage"] == [0.025, 0.25, 2.5] and drawn["second stage"] == [61.0] * 3
+    assert drawn["shortlist"] == [0.025, 0.25, 2.5] and drawn["scoring"] == [61.0] * 3
     assert drawn["index on disk"] == pytest.approx([67.0, 670.0, 6700.0])
     with pytest.raises(DataError, match="at least one row"):
         viz.gallery_growth([])
