@@ -198,7 +198,7 @@ def test_from_names_an_extra_notebook_too(place, series):
     for number in (None, "5a", "05b"):
         reproduce("mini.yaml", out="r", notebooks=folder, start=number)
     assert (place / "r" / "log.txt").read_text().split() == ["5", "5a", "5b", "5a", "5b", "5b"]
-    with pytest.raises(RunError, match="no such notebook; there are 05, 05a, 05b"):
+    with pytest.raises(RunError, match="expected one of the notebooks 05, 05a, 05b"):
         reproduce("mini.yaml", out="r", notebooks=folder, start="05c")
 
 
