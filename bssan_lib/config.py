@@ -62,11 +62,7 @@ def _read_number(value: Any) -> Any:
         return value
 
 
-def _read_no(value: Any) -> Any:
-    """The text "no": YAML reads a bare `no` as false."""
-    return "no" if value is False else value
-
-
+_NO = BeforeValidator(lambda value: "no" if value is False else value)  # YAML takes a bare `no` for false
 _TEXT = BeforeValidator(_read_number)
 _DISTINCT = AfterValidator(_check_distinct)
 
@@ -87,7 +83,9 @@ Memory = Annotated[str, AfterValidator(_check_memory)]
 Windows = Annotated[list[Cells], Field(min_length=1), _DISTINCT]
 Seeds = Annotated[list[Seed], Field(min_length=1), _DISTINCT]
 Precision = Literal["auto", "float32", "bfloat16"]
-MixedPrecision = Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(_read_no)]
+Lists = Literal["flickr30k", "flickr30k-kaggle", "flickr30k-huggingface", "coco", "blip", "clip", "imagefolder", "own"]
+DataLayout = Literal["features", "flickr8k", "karpathy"] | Lists
+MixedPrecision = Annotated[Literal["auto", "no", "bf16", "fp16"], _NO]
 
 _SETTINGS = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -96,9 +94,7 @@ _SETTINGS = ConfigDict(extra="forbid", validate_assignment=True)
 class DataConfig:
     """Where images and captions come from, and how an image becomes regions."""
 
-    source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = (
-        "scenes"  # drawn scenes, photographs, or features
-    )
+    source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = "scenes"  # drawn, photographs, or features
     folder: Text | None = None  # of the data; for scenes: where the drawn images are written
     prepared: Text | None = None  # folder of the features; None: prepared/<source>-<8 hex digits of these settings>
     images: Annotated[Count, Field(ge=20)] = 3000  # scenes only: how many images are drawn
@@ -112,6 +108,10 @@ class DataConfig:
     windows: Windows = field(default_factory=lambda: [3, 5])  # objects: square windows, side in cells
     min_word_count: Count = 4  # rarer words of the training captions become <unk>
     entities: Text | None = None  # Flickr30K Entities, zip or folder; None: looked up in the data folder
+    image_folder: Text | None = None  # folder of the images; None: looked up in the data folder
+    layout: DataLayout | None = None  # how the data folder is read (docs/datasets.md); None: the only layout that fits
+    skip_bad: Flag = False  # images that cannot be opened are left out and counted in the records; False: an error
+    allow_overlap: Flag = False  # images of train may also be in dev or test; the records count them; False: an error
 
 
 @dataclass(config=_SETTINGS)

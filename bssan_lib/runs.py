@@ -11,6 +11,7 @@ import ast
 import datetime
 import difflib
 import importlib.metadata
+import json
 import os
 import platform
 import random
@@ -27,7 +28,8 @@ from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.files import write_json, write_text
 
 LOCK_VARIABLE = "BSSAN_RUN_LOCK"  # the run folder locked by the parent process of this kernel
-OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities")  # None in a later call: keep the path of the run
+# None in a later call: keep the path of the run
+OPTIONAL_PATHS = ("data.folder", "data.prepared", "data.entities", "data.image_folder")
 PACKAGES = (
     "torch",
     "numpy",
@@ -113,7 +115,7 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
             f"{folder}: not a run folder yet, and no configuration was given; give one, such as configs/scenes.yaml"
         )
     if data:
-        given = override(given, {"data.folder": str(resolve_path(data))})
+        given = override(given, {"data.folder": quoted(resolve_path(data))})
     _refuse_other_settings(folder, stored, given)
     if not stored:
         _check_data(given)
@@ -197,12 +199,17 @@ def resolve_path(path) -> Path:
     return candidates[0]
 
 
+def quoted(text: object) -> str:
+    """A text that `override` takes as it is, such as a path with a colon or # in it."""
+    return json.dumps(str(text), ensure_ascii=False)
+
+
 def absolute_paths(config: Config) -> Config:
     """A copy with absolute paths, also of the features, so that it is valid in any working directory."""
     config = override(
         config,
         {
-            key: str(resolve_path(value))
+            key: quoted(resolve_path(value))
             for key, value in flatten(config).items()
             if value is not None and (key in OPTIONAL_PATHS or (key == "training.word_vectors" and value != "glove"))
         },
@@ -244,7 +251,7 @@ def _check_data(config: Config) -> None:
         raise DataError(f"data.source {config.data.source} needs a data folder: give --data DIR or set data.folder")
     from bssan_lib.data import detect_source
 
-    detect_source(resolve_path(config.data.folder))
+    detect_source(resolve_path(config.data.folder), config.data.layout, config.data.source)
 
 
 def _refuse_other_settings(folder: Path, stored: Config | None, given: Config) -> None:

@@ -2,8 +2,10 @@
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
+from bssan_lib.commands.options import add_reading, print_table, settings_of
 from bssan_lib.errors import ConfigError, DataError
 
 
@@ -16,6 +18,7 @@ def add_commands(commands) -> None:
     check.add_argument(
         "--config", metavar="FILE", help="the settings (default: those of configs/ for the format found)"
     )
+    add_reading(check)
     check.add_argument(
         "-p",
         dest="parameters",
@@ -28,22 +31,23 @@ def add_commands(commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from bssan_lib.commands.options import parse_parameters, print_table
-    from bssan_lib.config import load_config
+    from bssan_lib.config import Config, load_config, override
     from bssan_lib.data import detect_source
     from bssan_lib.runs import find_config
     from bssan_lib.series.check_data import check_folder
 
     folder = Path(options.data)
-    path = options.config or _configuration(detect_source(folder), folder)
-    config = load_config(find_config(path), parse_parameters(options.parameters))
+    settings = settings_of(options)
+    forced = override(Config(), settings).data
+    path = options.config or _configuration(detect_source(folder, forced.layout, forced.source), folder)
+    config = load_config(find_config(path), settings)
     if config.data.source == "scenes":
         raise ConfigError(
             f"{path}: data.source is scenes, which need no data folder; give the settings of a run on {folder}"
         )
     config.data.folder = str(folder.resolve())
     print_table([("folder", folder), ("settings", path)])
-    found = check_folder(folder, config)
+    found = check_folder(folder, config, progress=sys.stderr.isatty())
     print_table([("format", found.source), *_split_rows(found), *found.lines])
     print_table(_cost_rows(found, config))
     if found.missing:

@@ -13,6 +13,7 @@ def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> N
     names = "a YAML file, or the name of one of the project's, such as scenes" + (" (default)" if default else "")
     parser.add_argument("--config", required=default is None, default=default, metavar="FILE", help=names)
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data.folder of the configuration)")
+    add_reading(parser)
     parser.add_argument(
         "-p",
         dest="parameters",
@@ -23,9 +24,34 @@ def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> N
     )
 
 
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options that say how a data folder is read; each is a setting too."""
+    parser.add_argument("--images", metavar="DIR", help="where the photographs lie, if not in the data folder")
+    parser.add_argument("--layout", metavar="NAME", help="read the data folder as this layout of docs/datasets.md")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out photographs that cannot be opened, and count them"
+    )
+    parser.add_argument(
+        "--allow-overlap", action="store_true", help="go on where photographs of train are in dev or test too"
+    )
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, str]:
+    """The settings that a command's options give: those of -p, and those of `add_reading`."""
+    from bssan_lib.runs import quoted
+
+    settings = parse_parameters(getattr(options, "parameters", []))
+    if options.images:
+        settings["data.image_folder"] = quoted(Path(options.images).expanduser().absolute())
+    if options.layout:
+        settings["data.layout"] = quoted(options.layout)
+    flags = (("data.skip_bad", options.skip_bad), ("data.allow_overlap", options.allow_overlap))
+    return settings | {key: "true" for key, given in flags if given}
+
+
 def data_of_checkpoint(checkpoint, options: argparse.Namespace):
     """Settings that prepare raw data with the backbone of a checkpoint. Raises CheckpointError if it is unknown."""
-    from bssan_lib.config import Config, DataConfig, config_from_dict
+    from bssan_lib.config import Config, DataConfig, config_from_dict, override
     from bssan_lib.data import detect_source
     from bssan_lib.runs import absolute_paths
 
@@ -35,8 +61,10 @@ def data_of_checkpoint(checkpoint, options: argparse.Namespace):
             f"{checkpoint.folder}: its features come from an unknown backbone, so they cannot be extracted from "
             f"{options.data}; give a folder with features ({{split}}_ims.npy)"
         )
+    settings = settings_of(options)
+    layout = override(Config(), settings).data.layout
     values = {
-        "source": detect_source(options.data),
+        "source": detect_source(options.data, layout),
         "folder": options.data,
         "prepared": options.prepared,
         "backbone": made["name"],
@@ -47,7 +75,7 @@ def data_of_checkpoint(checkpoint, options: argparse.Namespace):
         "grid": made["grid"][0] if "pooled_from" in made else None,
     }
     data = config_from_dict(values, DataConfig, f"{checkpoint.folder}: config.json")
-    return absolute_paths(Config(data=data)).data
+    return absolute_paths(override(Config(data=data), settings)).data
 
 
 def parse_parameters(arguments: list[str]) -> dict[str, str]:

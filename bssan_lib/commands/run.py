@@ -9,10 +9,11 @@ from pathlib import Path
 from bssan_lib.commands.options import (
     add_config,
     add_processes,
+    add_reading,
     data_of_checkpoint,
-    parse_parameters,
     print_table,
     run_folder,
+    settings_of,
     warn_if_busy,
 )
 from bssan_lib.errors import ConfigError, RunError
@@ -74,6 +75,7 @@ def _add_evaluate(commands) -> None:
         help="a checkpoint or a run folder; several of them form an ensemble with averaged scores",
     )
     evaluate.add_argument("--data", required=True, metavar="DIR", help="images and captions, or features")
+    add_reading(evaluate)
     evaluate.add_argument("--split", required=True, help="train, dev, test, ...")
     evaluate.add_argument(
         "--protocol",
@@ -112,7 +114,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     from bssan_lib.runs import find_config
     from bssan_lib.series.reproduce import find_notebooks, reproduce
 
-    parameters = parse_parameters(options.parameters)
+    parameters = settings_of(options)
     config = load_config(find_config(options.config), parameters)
     out = run_folder(options.out, config.name)
     data = Path(options.data).expanduser().absolute() if options.data else None
@@ -164,7 +166,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from bssan_lib.data import list_splits, open_prepared, prepare
     from bssan_lib.runs import absolute_paths, find_config
 
-    config = load_config(find_config(options.config), parse_parameters(options.parameters))
+    config = load_config(find_config(options.config), settings_of(options))
     if options.data:
         config.data.folder = options.data
     folder = prepare(absolute_paths(config).data)
@@ -180,7 +182,7 @@ def _train(options: argparse.Namespace) -> int | None:
     from bssan_lib.runs import Run, find_config, open_run, prepared_folder
     from bssan_lib.training.launch import prepare_run, run_in_first_process, train_run
 
-    parameters = parse_parameters(options.parameters)
+    parameters = settings_of(options)
     config = load_config(find_config(options.config), parameters)
     folder = run_folder(options.out, config.name)
     count = count_processes(options.processes)
@@ -247,7 +249,7 @@ def _measure(options: argparse.Namespace) -> dict:
     from bssan_lib.parallel import process_state
     from bssan_lib.training.launch import run_in_first_process
 
-    source = detect_source(options.data)
+    source = detect_source(options.data, options.layout)
     checkpoints = [load_checkpoint(given) for given in options.checkpoint]
     several, folder, data = len(checkpoints) > 1, Path(options.data), None
     if source in RAW_SOURCES:

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from bssan_lib.commands.options import add_reading
 from bssan_lib.errors import ConfigError, DataError
 
 
@@ -43,6 +44,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR", help="features, images with captions, or a folder of images"
     )
     parser.add_argument("--prepared", metavar="DIR", help="where the extracted features are stored")
+    add_reading(parser)
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -58,7 +60,7 @@ def _index(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
-    source = _source(options.data)
+    source = _source(options.data, options.layout)
     if source == "pictures":
         if options.split:
             raise ConfigError(f"--split {options.split}: {options.data} is a folder of images without splits")
@@ -76,27 +78,32 @@ def _index(options: argparse.Namespace) -> None:
         print("this index has no captions, so only texts can be searched for")
 
 
-def _source(folder: str) -> str:
+def _source(folder: str, layout: str | None) -> str:
     """The source found by detect_source, or "pictures" for any other folder."""
-    from bssan_lib.data import detect_source
+    from bssan_lib.data import detect_source, fitting_layouts
 
-    if not Path(folder).is_dir() or any(Path(folder).glob("*_ims.npy*")):
-        return detect_source(folder)  # raises its errors
+    if layout or not Path(folder).is_dir() or any(Path(folder).glob("*_ims.npy*")):
+        return detect_source(folder, layout)  # raises its errors
     try:
         return detect_source(folder)
     except DataError:
+        if len(fitting_layouts(Path(folder))) > 1:
+            raise
         return "pictures"
 
 
 def _open_split(checkpoint, options: argparse.Namespace, source: str):
     from bssan_lib.commands.options import data_of_checkpoint
-    from bssan_lib.data import RAW_SOURCES, list_splits, open_prepared, prepare, raw_splits
+    from bssan_lib.data import RAW_SOURCES, list_splits, open_prepared, prepare, raw_splits, reading_of
     from bssan_lib.models.checkpoint import check_backbone
 
     folder = Path(options.data)
-    name = options.split or _only(raw_splits(source, folder) if source in RAW_SOURCES else list_splits(folder), folder)
     if source in RAW_SOURCES:
-        folder = prepare(data_of_checkpoint(checkpoint, options), [name])
+        data = data_of_checkpoint(checkpoint, options)
+        name = options.split or _only(raw_splits(source, folder, reading_of(data, source)), folder)
+        folder = prepare(data, [name])
+    else:
+        name = options.split or _only(list_splits(folder), folder)
     split = open_prepared(folder, name)
     check_backbone(checkpoint, split)
     return split
@@ -169,7 +176,7 @@ def _curve(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
-    source = _source(options.data)
+    source = _source(options.data, options.layout)
     if source == "pictures":
         raise DataError(f"{options.data}: recall needs captions, but this folder has none")
     split = _open_split(checkpoint, options, source)

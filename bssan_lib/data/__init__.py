@@ -4,21 +4,17 @@ folder = prepare(config.data)                 # draws or reads, extracts what is
 split = open_prepared(folder, "dev")          # memory-mapped arrays, captions, ids, phrases
 """
 
+import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
+
 from bssan_lib.config import DataConfig
-from bssan_lib.data.flickr8k import CAPTION_FILES, flickr8k_files, flickr8k_source, has_official_split, split_files
-from bssan_lib.data.karpathy import (
-    FILES,
-    by_split,
-    karpathy_data_files,
-    karpathy_file,
-    karpathy_files,
-    karpathy_source,
-    read_entries,
-)
-from bssan_lib.data.layouts import near_layout
-from bssan_lib.data.precomp import precomp_splits
+from bssan_lib.data.detect import detect_source, fitting_layouts, has_features
+from bssan_lib.data.flickr8k import flickr8k_files, flickr8k_source, split_files
+from bssan_lib.data.karpathy import by_split, karpathy_data_files, karpathy_file, karpathy_source, read_entries
+from bssan_lib.data.pictures import check_pictures, picture_state
 from bssan_lib.data.prepared import (
     PreparedSplit,
     check_files,
@@ -26,18 +22,21 @@ from bssan_lib.data.prepared import (
     open_prepared,
     prepared_folder,
     read_meta,
+    reading_settings,
     verify_checksums,
 )
-from bssan_lib.data.raw import Phrase, RawSplit
+from bssan_lib.data.raw import Phrase, RawSplit, Reading
 from bssan_lib.data.table import OWN_SPLIT, table_files, table_members, table_source
 from bssan_lib.data.vocabulary import Vocabulary, tokenize
 from bssan_lib.data.writing import same_pictures, write_locked, write_split
 from bssan_lib.errors import DataError
-from bssan_lib.files import locked, sha256_of
+from bssan_lib.files import disk_errors, locked, read_lines, sha256_of, write_json
 
 __all__ = [
     "prepare",
     "detect_source",
+    "fitting_layouts",
+    "reading_of",
     "raw_splits",
     "open_prepared",
     "list_splits",
@@ -51,49 +50,27 @@ __all__ = [
 ]
 
 SCENES = ["train", "dev", "test", "pairs"]
-# Folders of pictures with captions, of which features are made; each function: (folder, splits, entities) -> RawSplits.
+# Folders of pictures with captions, of which features are made: (folder, splits, entities, options) -> RawSplits.
 RAW_SOURCES = {"flickr8k": flickr8k_source, "karpathy": karpathy_source, "table": table_source}
+CHECKED = "pictures.json"  # the pictures that were opened, in the prepared folder
 
 
-def detect_source(folder: Path | str) -> str:
-    """What a folder holds: "prepared", "precomp", "flickr8k", "karpathy" or "table". DataError if missing or none of them."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected pictures with captions, or prepared features")
-    if _has_features(folder):
-        return "prepared" if (folder / "meta.json").is_file() else "precomp"
-    places, lists = (folder, folder / "Flickr8k_text"), [f"Flickr_8k.{split}Images.txt" for split in SCENES[:3]]
-    if any((place / name).is_file() for place in places for name in lists) or has_official_split(folder):
-        return "flickr8k"
-    if karpathy_files(folder):
-        return "karpathy"
-    if table_files(folder):
-        return "table"
-    if any((place / name).is_file() for place in places for name in CAPTION_FILES):
-        return "flickr8k"
-    if any(folder.glob("*_ims.npy*")):
-        raise DataError(
-            f"{folder}: features without captions ({{split}}_caps.txt), or a preparation that "
-            "was stopped; give its command again"
-        )
-    raise DataError(
-        f"{folder}: neither prepared features ({{split}}_ims.npy, {{split}}_caps.txt) nor a "
-        f"Flickr8k folder ({' or '.join(CAPTION_FILES)}, Flickr_8k.{{train,dev,test}}Images.txt) nor "
-        f"Karpathy's file beside pictures ({' or '.join(FILES)}) nor a list of images and captions "
-        "(captions.csv with the header image,caption; docs/datasets.md has them all)" + near_layout(folder)
-    )
+def reading_of(data: DataConfig, source: str) -> Reading:
+    """How the settings say that a folder of this source is read. DataError for a folder of images that is not there."""
+    images = Path(data.image_folder) if data.image_folder else None
+    if images and not images.is_dir():
+        raise DataError(f"{images}: no such folder; --images (data.image_folder) names the one with the pictures")
+    return Reading(images, data.layout if source == "table" else None, data.allow_overlap, data.skip_bad)
 
 
-def raw_splits(source: str, folder: Path | str) -> list[str]:
+def raw_splits(source: str, folder: Path | str, options: Reading = Reading()) -> list[str]:
     """The splits of a folder of pictures, by its source. DataError if the files that name them are missing or damaged."""
     folder = Path(folder)
     if source == "table":
-        return list(table_members(folder)[0])
-    return list(by_split(read_entries(karpathy_file(folder))) if source == "karpathy" else split_files(folder))
-
-
-def _has_features(folder: Path) -> bool:
-    return bool(precomp_splits(folder)) or (folder / "meta.json").is_file() and any(folder.glob("*_ims.npy*"))
+        return list(table_members(folder, options)[0])
+    if source == "karpathy":
+        return list(by_split(read_entries(karpathy_file(folder, options.images), options.overlap)))
+    return list(split_files(folder))
 
 
 def prepare(data: DataConfig, splits: list[str] | None = None, progress: bool = True) -> Path:
@@ -102,7 +79,7 @@ def prepare(data: DataConfig, splits: list[str] | None = None, progress: bool = 
     splits: those that are needed, None for all that the source has. Returns at once if
     they are there. A folder of features, prepared or in the field's format, is used as it is. A second
     process waits. DataError: see the sources; a `data.prepared` with other data, cannot be written, or
-    a full disk.
+    a full disk. All pictures are opened before features are made: `pictures.check_pictures`.
     """
     folder = Path(data.folder) if data.folder else None
     if folder is None:
@@ -112,9 +89,9 @@ def prepare(data: DataConfig, splits: list[str] | None = None, progress: bool = 
             )
         return _prepare_raw(data, folder, splits, progress)
     if data.source == "scenes":
-        is_features = folder.is_dir() and _has_features(folder)
+        is_features = folder.is_dir() and has_features(folder)
     else:
-        kind = detect_source(folder)
+        kind = detect_source(folder, data.layout, data.source)
         is_features = kind in ("prepared", "precomp")
         if data.source == "precomp" and not is_features:
             raise DataError(f"{folder}: the source is precomp, but this is a {kind} folder; set data.source to {kind}")
@@ -137,6 +114,7 @@ def _prepare_raw(data: DataConfig, folder: Path | None, splits: list[str] | None
     made_from |= {"features": data.features} if data.features != "map" else {}
     made_from |= {"views": data.views} if data.views else {}
     made_from |= {"grid": data.grid} if data.grid is not None else {}
+    made_from |= {key: value for key, value in reading_settings(data).items() if value}
     if folder is None or data.source == "scenes":
         from bssan_lib.data.scenes.source import RECIPE
 
@@ -144,9 +122,10 @@ def _prepare_raw(data: DataConfig, folder: Path | None, splits: list[str] | None
         available, source_state = SCENES, {}
     else:
         entities = Path(data.entities) if data.entities else None
-        available = raw_splits(data.source, folder)
+        options = reading_of(data, data.source)
+        available = raw_splits(data.source, folder, options)
         list_files = {"karpathy": karpathy_data_files, "table": table_files, "flickr8k": flickr8k_files}
-        files = list_files[data.source](folder, entities)
+        files = list_files[data.source](folder, entities, options)
         source_state = {str(path.resolve()): sha256_of(path) for path in files}
         source_state |= {"entities": str(entities)} if entities else {}
     for split in set(splits or []) - set(available):
@@ -159,7 +138,7 @@ def _prepare_raw(data: DataConfig, folder: Path | None, splits: list[str] | None
     with locked(place / ".lock"):
         missing = _missing(place, wanted, made_from, source_state)  # another process may just have ended
         if missing:
-            raws = _read_source(data, folder or place, missing, progress)
+            raws = _read_source(data, folder or place, place, missing, progress)
             from bssan_lib.vision.backbone import load_backbone  # torch is slow to import and not needed before
 
             backbone = load_backbone(
@@ -170,22 +149,72 @@ def _prepare_raw(data: DataConfig, folder: Path | None, splits: list[str] | None
                 features=data.features,
                 grid=data.grid,
             )
-            karpathy = folder if data.source == "karpathy" else None
-            name = karpathy_file(karpathy).stem.removeprefix("dataset_") if karpathy else data.source
-            if data.source == "table" and folder and table_members(folder)[1] == OWN_SPLIT:
-                name = f"table, {OWN_SPLIT}"  # the data set's name in every record of results
-            meta = {"source": name, "made_from": made_from, "split": {"source_state": source_state}}
+            meta = {
+                "source": _source_name(data, folder),
+                "made_from": made_from,
+                "split": {"source_state": source_state},
+            }
             for split in missing:
                 write_locked(place, raws[split], backbone, progress, meta, data.views if split == "train" else 0)
     return place
 
 
-def _read_source(data: DataConfig, folder: Path, splits: list[str], progress: bool) -> dict[str, RawSplit]:
+def _source_name(data: DataConfig, folder: Path | None) -> str:
+    """The data set's name in every record of results."""
+    if data.source not in ("karpathy", "table") or folder is None:
+        return data.source
+    options = reading_of(data, data.source)
+    if data.source == "karpathy":
+        return karpathy_file(folder, options.images).stem.removeprefix("dataset_")
+    return f"table, {OWN_SPLIT}" if table_members(folder, options)[1] == OWN_SPLIT else data.source
+
+
+def _read_source(data: DataConfig, folder: Path, place: Path, splits: list[str], progress: bool) -> dict[str, RawSplit]:
     if data.source == "scenes":
         from bssan_lib.data.scenes.source import scenes_source
 
         return scenes_source(folder, data.images, data.seed, progress)
-    return RAW_SOURCES[data.source](folder, splits, Path(data.entities) if data.entities else None)
+    entities = Path(data.entities) if data.entities else None
+    # Missing pictures are named together with damaged ones.
+    options = dataclasses.replace(reading_of(data, data.source), absent=True)
+    raws = RAW_SOURCES[data.source](folder, splits, entities, options)
+    known = _opened_before(place)
+    before = len(known)
+    try:
+        checked = check_pictures(
+            raws | _prepared_before(place, splits, known), data.skip_bad, data.allow_overlap, known, progress
+        )
+    finally:  # the next call does not open the same pictures again
+        if len(known) > before:
+            with disk_errors(place):
+                write_json(place / CHECKED, known)
+    return {name: checked[name] for name in raws}
+
+
+def _opened_before(place: Path) -> dict[str, list]:
+    """Path -> [size, time, digest] of the pictures that were opened for this prepared folder."""
+    try:
+        known = json.loads((place / CHECKED).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _prepared_before(place: Path, splits: list[str], known: dict[str, list]) -> dict[str, RawSplit]:
+    """The splits that are there already, with the pictures that are as they were: new ones must not repeat them."""
+    found = {}
+    for name, entry in ((read_meta(place) or {}).get("splits") or {}).items():
+        ids = place / f"{name}_ids.txt"
+        if name in splits or not ids.is_file():
+            continue
+        images = place / entry["image_folder"]
+        names = [line for line in read_lines(ids) if _is_known(images / line, known)]
+        found[name] = RawSplit(name, names, images, [], np.zeros(0, np.int64))
+    return found
+
+
+def _is_known(path: Path, known: dict[str, list]) -> bool:
+    return str(path) in known and known[str(path)][:2] == picture_state(path)
 
 
 def _missing(place: Path, wanted: list[str], made_from: dict, source_state: dict) -> list[str]:

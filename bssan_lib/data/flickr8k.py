@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bssan_lib.data.entities import entities_phrases
-from bssan_lib.data.raw import RawSplit
+from bssan_lib.data.raw import RawSplit, Reading
 from bssan_lib.errors import DataError
 from bssan_lib.files import read_lines
 
@@ -27,7 +27,9 @@ OFFICIAL = Path(__file__).with_name("official")  # the names of Flickr8k's split
 FEW = 10  # captions of up to so many unknown images are an error; of more, the folder is a part of the data set
 
 
-def flickr8k_source(folder: Path, splits: list[str] | None = None, entities: Path | None = None) -> dict[str, RawSplit]:
+def flickr8k_source(
+    folder: Path, splits: list[str] | None = None, entities: Path | None = None, options: Reading = Reading()
+) -> dict[str, RawSplit]:
     """The splits of a folder by name; `splits` None: all that have a split file.
 
     entities: Flickr30K Entities as a zip or a folder, searched for in the folder when None. Captions of images
@@ -39,12 +41,13 @@ def flickr8k_source(folder: Path, splits: list[str] | None = None, entities: Pat
     for name in splits or []:
         if name not in found:
             raise DataError(f"{folder}: no split {name!r}; there are split files for {', '.join(found)}")
-    image_folder = _image_folder(folder)
+    image_folder = _image_folder(folder, options.images)
     captions_file = _captions_file(folder)
     rows = _read_captions(captions_file)
-    members = {name: _read_split(path, image_folder) for name, path in found.items()}
+    members = {name: _read_split(path, image_folder, options.absent) for name, path in found.items()}
     _refuse_unknown(captions_file, rows, {image for ids in members.values() for image in ids}, image_folder)
     place = Path(entities) if entities else _find_entities(folder)
+    place = place if options.boxes else None
     return {
         name: _split(name, members[name], found[name], image_folder, captions_file, rows, place)
         for name in splits or found
@@ -55,8 +58,8 @@ def split_files(folder: Path) -> dict[str, Path]:
     """Split name -> its file, for the files that exist. DataError if the folder or all split files are missing."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected Flickr8k, or pictures in the same layout")
-    names = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
-    found = {split: path for split, name in names.items() if (path := _text_file(folder, name))}
+    names = {split: split_name(split) for split in SPLITS}
+    found = {split: path for split, name in names.items() if (path := text_file(folder, name))}
     if not found and has_official_split(folder):
         return {split: OFFICIAL / name for split, name in names.items()}
     if not found:
@@ -69,37 +72,49 @@ def split_files(folder: Path) -> dict[str, Path]:
 
 def has_official_split(folder: Path) -> bool:
     """Whether there are captions of Flickr8k's pictures without split files, as Kaggle distributes them."""
-    path = next((path for name in CAPTION_FILES if (path := _text_file(folder, name))), None)
-    if path is None or any(_text_file(folder, f"Flickr_8k.{split}Images.txt") for split in SPLITS):
+    path = next((path for name in CAPTION_FILES if (path := text_file(folder, name))), None)
+    if path is None or any(text_file(folder, split_name(split)) for split in SPLITS):
         return False
-    names = {name for split in SPLITS for name in read_lines(OFFICIAL / f"Flickr_8k.{split}Images.txt")}
+    names = {name for split in SPLITS for name in read_lines(OFFICIAL / split_name(split))}
     return any(line.partition(",")[0].partition("#")[0].strip() in names for line in read_lines(path))
 
 
-def flickr8k_files(folder: Path, entities: Path | None = None) -> list[Path]:
-    """The files besides pictures that the prepared data depend on: captions, splits, the zip of Entities."""
+def flickr8k_files(folder: Path, entities: Path | None = None, options: Reading = Reading()) -> list[Path]:
+    """The files besides pictures that the prepared data depend on: captions, splits, the zip of Entities.
+
+    options: as other sources have them; nothing here depends on them.
+    """
     place = Path(entities) if entities else _find_entities(folder)
     boxes = [place] if place and place.is_file() else []
     return [_captions_file(folder), *split_files(folder).values(), *boxes]
 
 
-def _text_file(folder: Path, name: str) -> Path | None:
+def split_name(split: str) -> str:
+    """The file that names the pictures of a split."""
+    return f"Flickr_8k.{split}Images.txt"
+
+
+def text_file(folder: Path, name: str) -> Path | None:
+    """A text file of Flickr8k in the folder or in Flickr8k_text/; None if it is not there."""
     places = (folder / name, folder / "Flickr8k_text" / name)
     return next((path for path in places if path.is_file()), None)
 
 
 def _captions_file(folder: Path) -> Path:
     for name in CAPTION_FILES:
-        if path := _text_file(folder, name):
+        if path := text_file(folder, name):
             return path
     raise DataError(f"{folder}: no captions; expected {' or '.join(CAPTION_FILES)} there or in Flickr8k_text/")
 
 
-def _image_folder(folder: Path) -> Path:
+def _image_folder(folder: Path, images: Path | None) -> Path:
+    place = images or folder
     for name in IMAGE_FOLDERS:
-        if (folder / name).is_dir():
-            inner = folder / name / name  # one archive in circulation unpacks to a folder within a folder
-            return inner if inner.is_dir() else folder / name
+        if (place / name).is_dir():
+            inner = place / name / name  # one archive in circulation unpacks to a folder within a folder
+            return inner if inner.is_dir() else place / name
+    if images:
+        return images
     raise DataError(f"{folder}: no folder of pictures; expected one of {', '.join(IMAGE_FOLDERS)}")
 
 
@@ -158,8 +173,9 @@ def _one_line(caption: str) -> str:
     return caption.replace("\r", " ").replace("\n", " ").strip()
 
 
-def _read_split(path: Path, image_folder: Path) -> list[str]:
-    """The file names of a split, in order. DataError with the line of one that is absent or comes twice."""
+def _read_split(path: Path, image_folder: Path, absent: bool) -> dict[str, int]:
+    """The file names of a split, in order, with their lines. DataError with the line of one that comes twice, or is
+    absent, unless `absent` allows it."""
     first: dict[str, int] = {}
     for line, text in enumerate(read_lines(path), start=1):
         name = text.strip()
@@ -169,12 +185,12 @@ def _read_split(path: Path, image_folder: Path) -> list[str]:
             raise DataError(f"{path}, line {line}: {name} was already named in line {first[name]}")
         if Path(name).name != name:
             raise DataError(f"{path}, line {line}: expected the name of a picture, got {name[:60]!r}")
-        if not (image_folder / name).is_file():
+        if not absent and not (image_folder / name).is_file():
             raise DataError(f"{path}, line {line}: no picture {image_folder / name}")
         first[name] = line
     if not first:
         raise DataError(f"{path}: contains no name of a picture")
-    return list(first)
+    return first
 
 
 def _refuse_unknown(path: Path, rows: list[tuple[int, str, str]], listed: set[str], image_folder: Path) -> None:
@@ -194,13 +210,14 @@ def _refuse_unknown(path: Path, rows: list[tuple[int, str, str]], listed: set[st
 
 def _split(
     name: str,
-    ids: list[str],
+    lines: dict[str, int],
     split_file: Path,
     image_folder: Path,
     captions_file: Path,
     rows: list[tuple[int, str, str]],
     entities: Path | None,
 ) -> RawSplit:
+    ids = list(lines)
     captions_of: dict[str, list[str]] = {image: [] for image in ids}
     for _, image, caption in rows:
         if image in captions_of:
@@ -214,4 +231,5 @@ def _split(
     phrases = None
     if entities:
         phrases, notes["entities"] = entities_phrases(entities, ids, captions, cap2im)
-    return RawSplit(name, ids, image_folder, captions, cap2im, phrases, notes=notes)
+    where = [f"{split_file}, line {line}" for line in lines.values()]
+    return RawSplit(name, ids, image_folder, captions, cap2im, phrases, notes=notes, where=where)

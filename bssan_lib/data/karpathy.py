@@ -20,7 +20,7 @@ import numpy as np
 
 from bssan_lib.data.entities import entities_phrases
 from bssan_lib.data.flickr8k import ENTITIES
-from bssan_lib.data.raw import RawSplit
+from bssan_lib.data.raw import RawSplit, Reading
 from bssan_lib.errors import DataError
 
 FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
@@ -36,6 +36,7 @@ IMAGE_FOLDERS = (
 )
 ENTITIES_FOLDERS = ("", "annotations", "flickr30k_entities", "Flickr30kEntities")
 SPLIT_OF = {"train": "train", "restval": "train", "val": "dev", "valid": "dev", "dev": "dev", "test": "test"}
+SAMPLES = 16  # pictures that are looked for in each place
 OTHER_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")  # Hugging Face's, without captions
 
 
@@ -54,7 +55,9 @@ class Entry(NamedTuple):
         return f"{self.filepath}/{self.filename}" if self.filepath and not flat else self.filename
 
 
-def karpathy_source(folder: Path, splits: list[str] | None = None, entities: Path | None = None) -> dict[str, RawSplit]:
+def karpathy_source(
+    folder: Path, splits: list[str] | None = None, entities: Path | None = None, options: Reading = Reading()
+) -> dict[str, RawSplit]:
     """The splits of a folder by name; `splits` None: all that the file names.
 
     entities: Flickr30K Entities as a zip or a folder, searched for in the folder when None. DataError, naming the file,
@@ -62,22 +65,25 @@ def karpathy_source(folder: Path, splits: list[str] | None = None, entities: Pat
     sentence, an image or a COCO id named twice, a picture of a wanted split that is not there.
     """
     folder = Path(folder)
-    path = karpathy_file(folder)
-    members = by_split(read_entries(path))
+    path = karpathy_file(folder, options.images)
+    members = by_split(read_entries(path, options.overlap))
     for name in splits or []:
         if name not in members:
             raise DataError(f"{path}: no split {name!r}; there are {', '.join(members)}")
     wanted = {name: members[name] for name in splits or members}
-    images, flat = image_layout(folder, [entry for entries in wanted.values() for entry in entries])
+    images, flat = image_layout(options.images or folder, [entry for entries in wanted.values() for entry in entries])
     for name, entries in wanted.items():
+        if options.absent:
+            continue
         if missing := missing_pictures(images, flat, entries):
             first = missing[0]
             raise DataError(
                 f"{path}, images[{first.number}]: there is no picture {images / first.name(flat)}; "
-                f"{len(missing):,} of {len(entries):,} of split {name} are missing: add them, or ask for "
-                "other splits"
+                f"{len(missing):,} of {len(entries):,} of split {name} are missing: add them, ask for other "
+                "splits, or leave them out with --skip-bad (data.skip_bad)"
             )
     place = Path(entities) if entities else find_entities(folder)
+    place = place if options.boxes else None
     return {name: _split(name, entries, path, images, flat, place) for name, entries in wanted.items()}
 
 
@@ -91,8 +97,11 @@ def karpathy_files(folder: Path) -> list[Path]:
     return []
 
 
-def karpathy_file(folder: Path) -> Path:
-    """The file of a folder. All three come in one archive: then the one whose pictures exist. DataError if none."""
+def karpathy_file(folder: Path, images: Path | None = None) -> Path:
+    """The file of a folder. All three come in one archive: then the one whose pictures exist. DataError if none.
+
+    images: where pictures lie, None: in the folder.
+    """
     found = karpathy_files(folder)
     if not found:
         raise DataError(
@@ -101,7 +110,7 @@ def karpathy_file(folder: Path) -> Path:
         )
     if len(found) == 1:
         return found[0]
-    fit = [path for path in found if _pictures_are_there(folder, path)]
+    fit = [path for path in found if _pictures_are_there(images or folder, path)]
     if len(fit) != 1:
         raise DataError(
             f"{folder}: {', '.join(path.name for path in found)}, and pictures of "
@@ -112,7 +121,7 @@ def karpathy_file(folder: Path) -> Path:
 
 def _pictures_are_there(folder: Path, path: Path) -> bool:
     try:
-        image_layout(folder, read_entries(path))
+        image_layout(folder, read_entries(path, overlap=True))
     except DataError:
         return False
     return True
@@ -129,10 +138,10 @@ def find_entities(folder: Path) -> Path | None:
     )
 
 
-def karpathy_data_files(folder: Path, entities: Path | None = None) -> list[Path]:
+def karpathy_data_files(folder: Path, entities: Path | None = None, options: Reading = Reading()) -> list[Path]:
     """The files besides pictures that the prepared data depend on."""
     place = Path(entities) if entities else find_entities(folder)
-    return [karpathy_file(folder), *([place] if place and place.is_file() else [])]
+    return [karpathy_file(folder, options.images), *([place] if place and place.is_file() else [])]
 
 
 def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -143,8 +152,11 @@ def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return {name: found for name, found in members.items() if found}
 
 
-def read_entries(path: Path) -> list[Entry]:
-    """Every image of the file, checked; whether pictures exist is not. DataError: see `karpathy_source`."""
+def read_entries(path: Path, overlap: bool = False) -> list[Entry]:
+    """Every image of the file, checked; whether pictures exist is not. DataError: see `karpathy_source`.
+
+    overlap: an image may be in several splits.
+    """
     try:
         stored = json.loads(path.read_bytes(), object_hook=_without_tokens)
     except OSError as error:
@@ -160,9 +172,10 @@ def read_entries(path: Path) -> list[Entry]:
     if not isinstance(images, list) or not images:
         raise DataError(f'{path}: expected an object with a list "images" that names at least one')
     entries = [_entry(path, number, image) for number, image in enumerate(images)]
-    _refuse_twice(path, entries, lambda entry: [(entry.filepath, entry.filename)], "the file")
-    _refuse_twice(path, entries, lambda entry: [entry.ids[0][0]] if entry.ids else [], "cocoid")
-    _refuse_twice(path, entries, lambda entry: [ids[1] for ids in entry.ids or []], "sentid")
+    for group in by_split(entries).values() if overlap else [entries]:
+        _refuse_twice(path, group, lambda entry: [(entry.filepath, entry.filename)], "the file")
+        _refuse_twice(path, group, lambda entry: [entry.ids[0][0]] if entry.ids else [], "cocoid")
+        _refuse_twice(path, group, lambda entry: [ids[1] for ids in entry.ids or []], "sentid")
     return entries
 
 
@@ -228,7 +241,8 @@ def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:
                 shown = entry.filename if what == "the file" else f"{what} {key}"
                 raise DataError(
                     f"{path}, images[{entry.number}]: {shown} was already named by images[{first[key]}]; "
-                    "an image in two places may be in two splits: leave one"
+                    "an image in two places may be in two splits: leave one, or continue with --allow-overlap "
+                    "(data.allow_overlap)"
                 )
             first[key] = entry.number
 
@@ -236,9 +250,11 @@ def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:
 def image_layout(folder: Path, entries: list[Entry]) -> tuple[Path, bool]:
     """Where pictures lie: their folder, and whether all lie in it flat, without COCO's train2014/ and val2014/.
 
-    Of all usual places, the one with the first pictures of most of the entries' subfolders. DataError if there is none.
+    Of all usual places, the one with most of a sample: the first pictures of each subfolder and some others. DataError
+    if none has any.
     """
-    samples = list({entry.filepath: entry for entry in reversed(entries)}.values())
+    few = entries[:: max(1, len(entries) // SAMPLES)]  # some, as single pictures may be missing
+    samples = [*{entry.filepath: entry for entry in reversed(entries)}.values(), *few]
     ways = [False, True] if any(entry.filepath for entry in samples) else [False]
     if len({entry.filename for entry in entries}) < len(entries):
         ways = [False]  # the same name in two subfolders: not flat
@@ -274,4 +290,5 @@ def _split(name: str, entries: list[Entry], path: Path, images: Path, flat: bool
     phrases = None
     if place:
         phrases, notes["entities"] = entities_phrases(place, ids, captions, cap2im)
-    return RawSplit(name, ids, images, captions, cap2im, phrases, notes=notes, coco_ids=coco_ids)
+    where = [f"{path}, images[{entry.number}]" for entry in entries]
+    return RawSplit(name, ids, images, captions, cap2im, phrases, notes=notes, coco_ids=coco_ids, where=where)

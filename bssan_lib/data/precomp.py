@@ -3,7 +3,8 @@
     {split}_ims.npy   [N, K, D] floats      {split}_caps.txt   C captions, one a line, in image order
 
 Their dev and test files may hold each image five times, once for each caption: then every fifth row is used.
-Where our own {split}_ids.txt, _cap2im.npy or _boxes.npy lie beside them, those are used.
+Where {split}_ids.txt, _cap2im.npy or _boxes.npy lie beside them, those are used; boxes are fractions, or pixels with
+{split}_img_sizes.npy [N, 2] beside them.
 """
 
 import json
@@ -85,21 +86,63 @@ def read_ids(path: Path, images: int, repeats: int) -> list[str] | None:
 
 
 def open_boxes(path: Path, images: int, regions: int, repeats: int = 1) -> np.ndarray | None:
-    """Boxes [N, K, 4] float32 as fractions of width and height; None if there is no such file."""
+    """Boxes [N, K, 4] float32 as fractions of width and height; None if there is no such file.
+
+    Boxes in pixels need {split}_img_sizes.npy [N, 2], width and height, beside them. DataError with the row: another
+    shape, corners in another order, boxes that leave the picture.
+    """
     if not path.is_file():
         return None
-    boxes: np.ndarray = open_array(path, 3, "f", "[images, regions, 4]")
+    boxes: np.ndarray = open_array(path, 3, "fiu", "[images, regions, 4]")
     boxes = boxes[::repeats] if len(boxes) == images * repeats else boxes
     if boxes.shape != (images, regions, 4):
         raise DataError(f"{path}: expected the shape {[images, regions, 4]}, got {list(boxes.shape)}")
     boxes = np.asarray(boxes, dtype=np.float32)
-    wrong = np.flatnonzero(~((boxes >= -0.01) & (boxes <= 1.01)).all(axis=(1, 2)))  # NaN fails both
+    sizes = path.with_name(path.name.removesuffix("_boxes.npy") + "_img_sizes.npy")
+    pixels = boxes.max(initial=0) > 1.01
+    if pixels and sizes.is_file():
+        boxes = _from_pixels(path, boxes, sizes, repeats)
+    wrong = np.flatnonzero(~_inside(boxes).all(axis=(1, 2)))
     if len(wrong):
         raise DataError(
-            f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as "
-            "fractions of its width and height, from 0 to 1"
+            f"{path}, row {wrong[0]}: boxes outside the picture; expected x1 y1 x2 y2 as fractions of its width and "
+            "height, from 0 to 1"
+            + (f", or in pixels with {sizes.name} [images, 2], width and height" if pixels else "")
         )
     return boxes
+
+
+def _inside(boxes: np.ndarray) -> np.ndarray:
+    return (boxes >= -0.01) & (boxes <= 1.01)  # NaN fails both
+
+
+def _from_pixels(path: Path, boxes: np.ndarray, sizes_path: Path, repeats: int) -> np.ndarray:
+    """Boxes [N, K, 4] in pixels as fractions. DataError where corners or sizes are in another order."""
+    sizes = np.asarray(open_array(sizes_path, 2, "fiu", "[images, 2]"), dtype=np.float32)
+    sizes = sizes[::repeats] if len(sizes) == len(boxes) * repeats else sizes
+    if sizes.shape != (len(boxes), 2) or not (sizes > 0).all():
+        raise DataError(
+            f"{sizes_path}: expected width and height in pixels of {len(boxes):,} images, got {list(sizes.shape)}"
+            + ("" if sizes.shape != (len(boxes), 2) else f" with {sizes.min():g}")
+        )
+    crossed = np.flatnonzero((boxes[..., 2:] < boxes[..., :2]).any(axis=(1, 2)))
+    if len(crossed):
+        x1, y1, x2, y2 = boxes[crossed[0]][(boxes[crossed[0], :, 2:] < boxes[crossed[0], :, :2]).any(axis=1)][0]
+        raise DataError(
+            f"{path}, row {crossed[0]}: the box {x1:g} {y1:g} {x2:g} {y2:g}; expected the corners x1 y1 x2 y2 with "
+            "x1 <= x2 and y1 <= y2. If it is x, y, width and height, add x and y to the last two"
+        )
+    corners = boxes / np.tile(sizes, 2)[:, None]
+    turned = boxes / np.tile(sizes[:, ::-1], 2)[:, None]
+    if not _inside(corners).all() and _inside(turned).all():
+        row = int(np.flatnonzero(~_inside(corners).all(axis=(1, 2)))[0])
+        width, height = sizes[row]
+        raise DataError(
+            f"{path}, row {row}: boxes outside a picture of width {width:g} and height {height:g}, but inside one of "
+            f"width {height:g} and height {width:g}. Expected width before height in {sizes_path.name}, and x before y "
+            "in the boxes"
+        )
+    return corners
 
 
 def _checked(path: Path, features: np.ndarray, maybe_repeated: bool) -> int:

@@ -234,6 +234,17 @@ def _read_phrases(path: Path, captions: list[str]) -> list[Phrase] | None:
     return phrases
 
 
+def reading_settings(data: DataConfig) -> dict[str, object]:
+    """How pictures and captions are read, as far as the features depend on it; what is None or False says nothing."""
+    images = str(Path(data.image_folder).resolve()) if data.image_folder else None
+    return {
+        "layout": data.layout,
+        "image_folder": images,
+        "skip_bad": data.skip_bad,
+        "allow_overlap": data.allow_overlap,
+    }
+
+
 def prepared_folder(data: DataConfig) -> Path:
     """Where the features of these settings are kept: `data.prepared`, or a name with a hash of what they depend on.
 
@@ -250,6 +261,7 @@ def prepared_folder(data: DataConfig) -> Path:
         ("grid", data.grid),
     )  # at their defaults: as before they were there
     kept |= {key: value for key, value in later if value not in ("map", 0, None)}
+    kept |= {key: value for key, value in reading_settings(data).items() if value}
     kept["folder"] = str(Path(data.folder).resolve()) if data.folder else None
     if data.source == "scenes":
         kept |= {"images": data.images, "seed": data.seed}

@@ -10,6 +10,22 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a source reads a folder.
+
+    images: where the pictures lie, None: in the folder. layout: of `layouts`, None: the only one that fits. overlap: an
+    image may be in several splits. absent: images without a file stay in the list, to be counted or left out later.
+    boxes: Flickr30K Entities is read.
+    """
+
+    images: Path | None = None
+    layout: str | None = None
+    overlap: bool = False
+    absent: bool = False
+    boxes: bool = True
+
+
+@dataclass(frozen=True)
 class Phrase:
     """Some words of one caption and the boxes of what they name.
 
@@ -37,3 +53,8 @@ class RawSplit:
     satisfies: np.ndarray | None = None  # [C, N] bool: every image a caption is true of; None: not known
     notes: dict = field(default_factory=dict)  # JSON-able; kept in meta.json under splits.<name>.notes
     coco_ids: np.ndarray | None = None  # [C, 2] int64: COCO's image id and caption id of each caption; None: not COCO
+    where: list[str] | None = None  # N: file and row that name each image, for messages
+
+    def row(self, image: int) -> str:
+        """Where an image is named: file and row, or the split and its number."""
+        return self.where[image] if self.where else f"split {self.name}, image {image}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bssan_lib.data.extraction import extract_features, features_key
+from bssan_lib.data.pictures import picture_state
 from bssan_lib.data.precomp import read_ids
 from bssan_lib.data.prepared import FORMAT, check_files, read_meta
 from bssan_lib.data.raw import RawSplit
@@ -80,6 +81,9 @@ def same_pictures(folder: Path, meta: dict, split: str) -> bool:
     entry, stored = meta["splits"][split], meta["features"][split].get("pictures")
     if stored is None:
         return True
+    left_out = entry["notes"].get("left_out") or {}
+    if any(picture_state(folder / entry["image_folder"] / name) != state for name, state in left_out.items()):
+        return False  # it may be whole now
     ids = read_ids(folder / f"{split}_ids.txt", entry["images"], 1)
     stamp = _stamp(folder / entry["image_folder"], ids or [])
     return stamp is None or stamp == stored["stamp"]

@@ -59,8 +59,8 @@ def evaluate(
     two more times.
 
     Returns {"dataset", "split", "protocol", "n_images", "n_captions", "i2t", "t2i", "rsum", "ci95",
-    "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model", "run", "seconds"}. Some keys are
-    optional. "ci95" needs bootstrap. "satisfying" (R@K if every image that satisfies a caption is right) needs
+    "pictures_left_out", "pictures_in_train", "directions": {"w2r", "o2w"}, "satisfying", "grounding", "pairs", "model",
+    "run", "seconds"}. Some keys are optional. "pictures_...": see `data_remarks`. "ci95" needs bootstrap. "satisfying" (R@K if every image that satisfies a caption is right) needs
     `split.satisfies`. "grounding" (see `evaluate_grounding`) needs phrases with boxes, regions with boxes and attention
     in both directions; it uses the whole split. "directions" contains those of the method. "pairs" needs a split of
     minimal pairs; the split "test" also has it if its folder contains the split "pairs".
@@ -111,12 +111,28 @@ def measure_retrieval(joint: np.ndarray, split: PreparedSplit, protocol: str, bo
             "n_images": last,
             "n_captions": int(np.sum(split.cap2im < last)),
             **metrics_of_folds(ranks),
+            **data_remarks(split),
         }
     )
     metrics.ranks, metrics.gallery = ranks, describe_gallery(split, last)
     if bootstrap:
         metrics["ci95"] = bootstrap_intervals(ranks, bootstrap, seed)
     return metrics
+
+
+def data_remarks(split: PreparedSplit) -> dict[str, int]:
+    """What a reader of the numbers has to know of the pictures: {"pictures_left_out", "pictures_in_train"}, if above 0.
+
+    Pictures of this split that could not be opened, and pictures that are in train as well (`data.allow_overlap`).
+    """
+    notes = {name: entry.get("notes") or {} for name, entry in split.meta.get("splits", {}).items()}
+    own = notes.get(split.name, {})
+    shared = [own.get("overlap", {}).get("train"), notes.get("train", {}).get("overlap", {}).get(split.name)]
+    found = {
+        "pictures_left_out": len(own.get("left_out") or {}),
+        "pictures_in_train": next((number for number in shared if number), 0),
+    }
+    return {key: number for key, number in found.items() if number}
 
 
 def model_summary(checkpoint) -> dict:

@@ -25,7 +25,12 @@ from bssan_lib.evaluation.retrieval import DIRECTIONS, RECALLS, Ranks, metrics_o
 from bssan_lib.files import atomic_write
 
 FORMAT = "bssan-ranks-1"
-PATHS = ("data.folder", "data.prepared", "data.entities")  # differ between machines and do not affect training
+PATHS = (
+    "data.folder",
+    "data.prepared",
+    "data.entities",
+    "data.image_folder",
+)  # differ between machines and do not affect training
 
 
 class Metrics(dict):

@@ -74,12 +74,15 @@ def word_rows(attentions: Iterable[tuple[int, Any]], phrases: Sequence[Phrase], 
 def means_by_word(rows: DataFrame, least: int = 20) -> DataFrame:
     """The mean MEASURES of each word that occurs at least `least` times, sorted by "regions".
 
+    If no word does, as with a few captions, the most frequent ones count.
     Index: word. Columns: count, MEASURES and "function" (whether it is in FUNCTION_WORDS).
     """
     groups = rows.groupby("word")[MEASURES]
     table = groups.mean().assign(count=groups.size())
     table["function"] = table.index.isin(list(FUNCTION_WORDS))
-    return table[table["count"] >= least].sort_values("regions")[["count", *MEASURES, "function"]]
+    return table[table["count"] >= min(least, table["count"].max())].sort_values("regions")[
+        ["count", *MEASURES, "function"]
+    ]
 
 
 def means_by_kind(rows: DataFrame, bootstrap: int = 1000, seed: int = 0) -> DataFrame:

@@ -1,68 +1,33 @@
-"""Checks a data folder in seconds, before a run: `bssan check-data`.
+"""Checks a data folder before a run: `bssan check-data`.
 
-Text files are read completely. All image files must exist; a sample of images and of feature rows is opened.
+Text files are read completely and all images are opened; of features a sample of rows is read.
 
 Letters: N images, C captions, K regions, D feature size.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from bssan_lib.config import Config
 from bssan_lib.data import RAW_SOURCES, detect_source, list_splits, open_prepared
-from bssan_lib.data.flickr8k import IMAGE_FOLDERS, has_official_split, split_files
-from bssan_lib.data.images import open_image
-from bssan_lib.data.karpathy import by_split, find_entities, image_layout, karpathy_file, missing_pictures, read_entries
-from bssan_lib.data.layouts import find_layout
-from bssan_lib.data.precomp import FEATURES, check_cap2im, read_captions
-from bssan_lib.data.table import table_members
+from bssan_lib.data.precomp import FEATURES, check_cap2im, open_boxes, read_captions
 from bssan_lib.data.vocabulary import words_of
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import protocol_folds
-from bssan_lib.files import open_array, read_lines
-
-OPENED = 8  # images or feature rows in a sample: the first ones and some random ones
-NAMED = 3  # missing files named in a message; also first rows of a sample
-
-
-@dataclass
-class SplitFacts:
-    """One split: N images; C captions, and the smallest and largest number per image, if captions can be read."""
-
-    images: int
-    captions: list[str] = field(default_factory=list)
-    fewest: int = 0
-    most: int = 0
+from bssan_lib.files import open_array
+from bssan_lib.series.check_raw import check_flickr8k, check_karpathy, check_table
+from bssan_lib.series.checked import FolderCheck, facts_of, sample_rows
 
 
-@dataclass
-class FolderCheck:
-    """The result of a check. lines: (name, text) for a table. missing: reasons why a run cannot start.
-
-    pictures: readable images of the sample. regions, objects, dimension: K, M (0: none stored) and D of the features.
-    """
-
-    source: str
-    splits: dict[str, SplitFacts] = field(default_factory=dict)
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    pictures: list[Path] = field(default_factory=list)
-    regions: int = 0
-    objects: int = 0
-    dimension: int = 0
-    has_boxes: bool = False
-
-
-def check_folder(folder: Path | str, config: Config) -> FolderCheck:
-    """Checks a folder with the settings of a run. Raises DataError only for a folder of unknown format."""
+def check_folder(folder: Path | str, config: Config, progress: bool = False) -> FolderCheck:
+    """Checks a folder with the settings of a run. DataError only for a folder of no known format, or of several."""
     folder = Path(folder)
-    found = FolderCheck(detect_source(folder))
-    checks = dict(flickr8k=_check_flickr8k, karpathy=_check_karpathy, table=_check_table)
+    found = FolderCheck(detect_source(folder, config.data.layout, config.data.source))
+    checks = dict(flickr8k=check_flickr8k, karpathy=check_karpathy, table=check_table)
     checks |= dict(precomp=_check_precomp, prepared=_check_prepared)
-    checks[found.source](folder, found, config)
+    checks[found.source](folder, found, config, progress)
     for split in dict.fromkeys(["train", "dev", config.evaluation.split]):
         if split not in found.splits and not any(f"split {split}" in text for text in found.missing):
             there = ", ".join(found.splits) or "none"
@@ -89,121 +54,10 @@ def word_facts(captions: list[str], min_count: int) -> tuple[int, int, float]:
     return kept, len(counts), sum(counts.values()) / max(1, len(captions))
 
 
-def _facts(images: int, captions: list[str], cap2im: np.ndarray) -> SplitFacts:
-    each = np.bincount(cap2im, minlength=images)
-    return SplitFacts(images, captions, int(each.min()), int(each.max()))
-
-
-# -- pictures
-
-
-def _check_flickr8k(folder: Path, found: FolderCheck, config: Config) -> None:
-    files = split_files(folder)
-    listed = {name: [line.strip() for line in read_lines(path) if line.strip()] for name, path in files.items()}
-    places = [
-        folder / name / inner for name in IMAGE_FOLDERS for inner in ("", name) if (folder / name / inner).is_dir()
-    ]
-    there = {path.name: path for place in places for path in place.iterdir()}
-    if has_official_split(folder):
-        known = {name for names in listed.values() for name in names}
-        beside = sum(name.lower().endswith(".jpg") and name not in known for name in there)
-        found.lines.append(("read as", f"Flickr8k; split: official, by name; {beside:,} images in no split, left out"))
-    absent = False
-    for split, names in listed.items():
-        absent |= _count_missing(found, split, [name for name in names if name not in there], len(names))
-    try:
-        if not absent:
-            entities = Path(config.data.entities) if config.data.entities else None
-            raws = RAW_SOURCES["flickr8k"](folder, None, entities)
-            found.splits = {name: _facts(len(raw.ids), raw.captions, raw.cap2im) for name, raw in raws.items()}
-            phrases = sum(len(raw.phrases or []) for raw in raws.values())
-            boxes = f"{phrases:,} phrases of Flickr30K Entities" if phrases else "none, so grounding is not measured"
-            found.lines.append(("boxes", boxes))
-    except DataError as error:
-        found.missing.append(str(error))
-    if not found.splits:
-        found.splits = {name: SplitFacts(len(names)) for name, names in listed.items()}
-    _open_some(found, [there[name] for names in listed.values() for name in names if name in there])
-
-
-def _check_karpathy(folder: Path, found: FolderCheck, config: Config) -> None:
-    try:
-        path = karpathy_file(folder)
-        entries = read_entries(path)
-    except DataError as error:
-        found.missing.append(str(error))
-        return
-    members = by_split(entries)
-    for name, some in members.items():
-        each = [len(entry.captions) for entry in some]
-        captions = [caption for entry in some for caption in entry.captions]
-        found.splits[name] = SplitFacts(len(some), captions, min(each), max(each))
-    found.lines.append(("file", f"{path}, {len(entries):,} images"))
-    if restval := sum(entry.split == "restval" for entry in entries):
-        found.lines.append(("restval", f"{restval:,} images, part of train"))
-    try:
-        images, flat = image_layout(folder, entries)
-    except DataError as error:
-        found.missing.append(str(error))
-        return
-    absent = set()
-    for name, some in members.items():
-        gone = missing_pictures(images, flat, some)
-        absent |= {entry.number for entry in gone}
-        _count_missing(found, name, [str(images / entry.name(flat)) for entry in gone], len(some))
-    place = Path(config.data.entities) if config.data.entities else find_entities(folder)
-    found.lines.append(("boxes", f"Flickr30K Entities in {place}" if place else "none, so grounding is not measured"))
-    if members and all(entry.ids for some in members.values() for entry in some):
-        found.lines.append(("COCO's ids", "known, so `bssan evaluate --eccv` works on the test split"))
-    _open_some(found, [images / entry.name(flat) for entry in entries if entry.number not in absent])
-
-
-def _check_table(folder: Path, found: FolderCheck, config: Config) -> None:
-    try:
-        found_layout = find_layout(folder)
-        members, rule = table_members(folder)
-        for name, rows in members.items():
-            captions = [caption for row in rows for caption in row.captions]
-            found.splits[name] = _facts(
-                len(rows), captions, np.repeat(np.arange(len(rows)), [len(row.captions) for row in rows])
-            )
-        if found_layout:
-            files = ", ".join(path.name for path in found_layout[1])
-            found.lines.append(("read as", f"{found_layout[0].name} ({files}); split: {rule}"))
-        raws = RAW_SOURCES["table"](folder, None, None)
-        _open_some(found, [raw.image_folder / name for raw in raws.values() for name in raw.ids])
-    except DataError as error:
-        found.missing.append(str(error))
-
-
-def _count_missing(found: FolderCheck, split: str, names: list[str], of: int) -> bool:
-    if names:
-        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-        found.missing.append(f"split {split}: {len(names):,} of {of:,} image files: {', '.join(names[:NAMED])}{more}")
-    return bool(names)
-
-
-def _sample(count: int) -> list[int]:
-    """The first rows and some random rows, the same in every call."""
-    some = np.random.default_rng(1).integers(0, count, OPENED - NAMED).tolist() if count else []
-    return sorted({*range(min(NAMED, count)), *some})
-
-
-def _open_some(found: FolderCheck, paths: list[Path]) -> None:
-    sample = [paths[row] for row in _sample(len(paths))]
-    for path in sample:
-        try:
-            open_image(path)
-            found.pictures.append(path)
-        except DataError as error:
-            found.missing.append(str(error))
-    found.lines.append(("images", f"{len(found.pictures)} of {len(sample)} opened are readable; {len(paths):,} exist"))
-
-
 # -- features
 
 
-def _check_precomp(folder: Path, found: FolderCheck, config: Config) -> None:
+def _check_precomp(folder: Path, found: FolderCheck, config: Config, progress: bool) -> None:
     for path in sorted(folder.glob("*_caps.txt")):
         if not (folder / f"{path.name.removesuffix('_caps.txt')}_ims.npy").is_file():
             found.missing.append(f"{path.name.removesuffix('_caps.txt')}_ims.npy: no features beside {path.name}")
@@ -226,7 +80,7 @@ def _check_features(folder: Path, split: str, found: FolderCheck) -> None:
     features, captions = open_array(path, 3, "fu", FEATURES), read_captions(folder / f"{split}_caps.txt")
     if 0 in features.shape:
         raise DataError(f"{path}: an empty array {list(features.shape)}; expected {FEATURES}")
-    rows = _sample(len(features))
+    rows = sample_rows(len(features))
     for row in rows:
         if not np.isfinite(features[row]).all():
             raise DataError(f"{path}, row {row}: NaN or infinity; extract the features of this image again")
@@ -244,10 +98,11 @@ def _check_features(folder: Path, split: str, found: FolderCheck) -> None:
                 f"same number for each image, or {split}_cap2im.npy with the image of each caption"
             )
         cap2im = np.repeat(np.arange(images), len(captions) // images)
-    found.splits[split] = _facts(len(features) // repeats, captions, cap2im)
+    found.splits[split] = facts_of(len(features) // repeats, captions, cap2im)
     if found.dimension and features.shape[2] != found.dimension:
         raise DataError(f"{path}: {features.shape[2]} numbers per region, other splits have {found.dimension}")
     found.regions, found.dimension = max(found.regions, features.shape[1]), features.shape[2]
+    open_boxes(folder / f"{split}_boxes.npy", len(features) // repeats, features.shape[1], repeats)
     found.has_boxes |= (folder / f"{split}_boxes.npy").is_file()
     repeated = ", each image five times" if repeats == 5 else ""
     found.lines.append(
@@ -259,14 +114,14 @@ def _check_features(folder: Path, split: str, found: FolderCheck) -> None:
     )
 
 
-def _check_prepared(folder: Path, found: FolderCheck, config: Config) -> None:
+def _check_prepared(folder: Path, found: FolderCheck, config: Config, progress: bool) -> None:
     for name in list_splits(folder):
         try:
             split = open_prepared(folder, name)
         except DataError as error:
             found.missing.append(f"split {name}: {error}")
             continue
-        found.splits[name] = _facts(len(split.ids), split.captions, split.cap2im)
+        found.splits[name] = facts_of(len(split.ids), split.captions, split.cap2im)
         sizes = split.sizes
         found.regions, found.dimension, found.has_boxes = sizes["regions"], sizes["dimension"], split.boxes is not None
         found.objects = 0 if split.objects is None else sizes["objects"]

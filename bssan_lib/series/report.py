@@ -69,6 +69,12 @@ def metrics_rows(metrics: dict) -> list[tuple[str, str]]:
             f"{metrics['n_captions']} captions, protocol {metrics['protocol']}",
         )
     ]
+    for key, name, said in (
+        ("pictures_left_out", "left out", "pictures that cannot be opened"),
+        ("pictures_in_train", "overlap", "of these pictures are in train too: the numbers are too good"),
+    ):
+        if metrics.get(key):
+            rows.append((name, f"{metrics[key]:,} {said}"))
     for key, name in (("i2t", "image to text"), ("t2i", "text to image")):
         values = metrics[key]
         rows.append((name, "   ".join(f"{k} {values[k]:.1f}" for k in ("R@1", "R@5", "R@10", "MedR") if k in values)))

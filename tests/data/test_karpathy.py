@@ -61,10 +61,10 @@ def coco():
 def make(folder, images, pictures="images", name="dataset_flickr30k.json", flat=False, beside=""):
     (folder / beside).mkdir(parents=True, exist_ok=True)
     (folder / beside / name).write_text(json.dumps({"images": images, "dataset": name[8:-5]}))
-    for image in images:
+    for number, image in enumerate(images):
         place = folder / pictures / ("" if flat else image.get("filepath", ""))
         place.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (5, 3), "red").save(place / image["filename"])
+        Image.new("RGB", (5, 3), (37 * number % 256, 9, 90)).save(place / image["filename"])
     return folder
 
 

@@ -245,7 +245,7 @@ def test_boxes_lie_in_the_picture_with_a_little_room(tmp_path, value, allowed):
         expected = (
             "row 1: boxes outside the picture; expected x1 y1 x2 y2 as fractions of its width and height, from 0 to 1"
         )
-        with pytest.raises(DataError, match=f"{expected}$"):
+        with pytest.raises(DataError, match=expected):
             open_boxes(tmp_path / "b.npy", 3, 2)
     with pytest.raises(DataError, match=r"expected the shape \[1, 2, 4\]"):
         open_boxes(tmp_path / "b.npy", 1, 2, 2)
@@ -283,5 +283,53 @@ def test_repeats_are_found_in_pieces_of_any_size(tmp_path, monkeypatch, chunk):
         "rows 5 to 9: as many rows as captions, and the first five are one image five times, but these are not; "
         "expected either throughout"
     )
-    with pytest.raises(DataError, match=f"{expected}$"):
+    with pytest.raises(DataError, match=expected):
         open_features(make(tmp_path / "wrong", ims=ims), "test", 35)
+
+
+SIZES = np.array([[500, 375], [333, 500], [500, 333]])  # width and height of three pictures
+PIXELS = np.array([[[0, 75, 250, 375]], [[111, 50, 333, 500]], [[125, 0, 500, 333]]], np.float32)
+
+
+def pixel_boxes(folder, boxes=PIXELS, sizes=SIZES):
+    np.save(folder / "dev_boxes.npy", boxes)
+    np.save(folder / "dev_img_sizes.npy", sizes)
+    return folder / "dev_boxes.npy"
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_boxes_in_pixels_become_fractions(tmp_path, repeats, kind):
+    path = pixel_boxes(tmp_path, PIXELS.astype(kind).repeat(repeats, axis=0), SIZES.repeat(repeats, axis=0))
+    found = open_boxes(path, 3, 1, repeats)
+    assert np.allclose(found[:, 0], [[0, 0.2, 0.5, 1], [1 / 3, 0.1, 1, 1], [0.25, 0, 1, 1]])
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "boxes, sizes, message",
+    [
+        (
+            PIXELS,
+            SIZES[:, ::-1],
+            "row 1: boxes outside a picture of width 500 and height 333, but inside one of width 333",
+        ),
+        (PIXELS[..., [1, 0, 3, 2]], SIZES, "row 1: .* Expected width before height .* and x before y"),
+        (PIXELS * 2, SIZES, r"row 0: boxes outside the picture; .*, or in pixels with dev_img_sizes.npy \[images, 2\]"),
+        (
+            PIXELS[..., [2, 1, 0, 3]],
+            SIZES,
+            "row 0: the box 250 75 0 375; .* If it is x, y, width and height, add x and y",
+        ),
+        (PIXELS, SIZES[:2], r"dev_img_sizes.npy: expected width and height in pixels of 3 images, got \[2, 2\]"),
+        (PIXELS, SIZES * 0, r"dev_img_sizes.npy: .* of 3 images, got \[3, 2\] with 0"),
+    ],
+)
+def test_boxes_and_sizes_in_another_order_are_refused(tmp_path, boxes, sizes, message):
+    with pytest.raises(DataError, match=message):
+        open_boxes(pixel_boxes(tmp_path, boxes, sizes), 3, 1)
+
+
+def test_fractions_stay_fractions_beside_sizes_of_pictures(tmp_path):
+    found = open_boxes(pixel_boxes(tmp_path, np.full((3, 2, 4), 0.25)), 3, 2)
+    assert (found == 0.25).all()

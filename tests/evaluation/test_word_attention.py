@@ -69,6 +69,7 @@ def test_means_by_word_and_by_kind():
     assert words.index[0] == "dog" and words.loc["dog"].tolist() == pytest.approx([2, 1.5, 0.75, 1.3, False])
     assert words.index[words["function"]].tolist() == ["a", "the"]
     assert list(means_by_word(rows(), least=2).index) == ["dog"]
+    assert list(means_by_word(rows(), least=5).index) == ["dog"]  # none occurs five times: the most frequent ones
     kinds = means_by_kind(rows(), bootstrap=61)
     assert kinds.index[0] == "animals" and kinds["count"].to_dict() == {"animals": 2, FUNCTION: 2, OUTSIDE: 1}
     low, high = kinds.loc["animals", "regions_ci95"]
