@@ -12,6 +12,7 @@ ROOT = repository_root()
 LESSONS = [
     "01_data_preparation",
     "02_w2r_attention",
+    "03_o2w_attention",
     "04_joint_training",
     "05_evaluation",
     "extra/01a_what_features_contain",
