@@ -3,9 +3,12 @@
 To add one, add it to the list of its group below.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bssan_lib.config import AblationConfig, Config, ModelConfig, override
+from pandas import DataFrame, MultiIndex
+
+from bssan_lib.config import AblationConfig, Config, ModelConfig, flatten, override
 from bssan_lib.models.build import BSSAN_ONLY
 
 BASELINE = "joint"
@@ -62,6 +65,17 @@ def baseline(config: Config) -> Config:
 def variant_config(config: Config, variant: Variant, seed: int) -> Config:
     """The whole configuration that a variant is trained with."""
     return override(baseline(config), {**variant.change, "seed": seed + variant.seed_shift})
+
+
+def variants_table(variants: Sequence[Variant], config: Config) -> DataFrame:
+    """What each variant asks and changes. Index (group, variant); columns question, change (empty for the baseline)."""
+    base, rows = flatten(baseline(config)), {}
+    for one in variants:
+        changes = [f"{key.split('.')[1]}: {value}" for key, value in one.change.items() if base[key] != value]
+        changes += [f"grids: {', '.join(map(str, one.grids))}"] if one.grids else []
+        changes += ["objects: the regions"] * (not one.windows) + ["other seeds"] * bool(one.seed_shift)
+        rows[one.group, one.name] = {"question": one.why, "change": ", ".join(changes)}
+    return DataFrame(list(rows.values()), MultiIndex.from_tuples(rows, names=["group", "variant"]))
 
 
 def list_variants(config: Config, side: int | None, own: int | None) -> list[Variant]:
