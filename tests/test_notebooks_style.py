@@ -15,6 +15,7 @@ LESSONS = [
     "03_o2w_attention",
     "04_joint_training",
     "05_evaluation",
+    "06_attention_explorer",
     "07_ablations",
     "extra/01a_what_features_contain",
     "extra/01b_what_captions_say",
