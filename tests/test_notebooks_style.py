@@ -12,8 +12,11 @@ ROOT = repository_root()
 LESSONS = [
     "01_data_preparation",
     "02_w2r_attention",
+    "03_o2w_attention",
     "04_joint_training",
     "05_evaluation",
+    "06_attention_explorer",
+    "07_ablations",
     "extra/01a_what_features_contain",
     "extra/01b_what_captions_say",
     "extra/05a_where_attention_points",

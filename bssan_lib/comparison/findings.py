@@ -10,6 +10,7 @@ Letters: R methods, n seeds, m differences.
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 
 from bssan_lib.comparison.compare import compare
 from bssan_lib.comparison.tables import differences_table, methods_table, signed
-from bssan_lib.comparison.verdicts import NORMAL, ONE_SEED, WITHIN_NOISE, WITHIN_SEEDS, seed_error
+from bssan_lib.comparison.verdicts import NORMAL, ONE_SEED, WITHIN_NOISE, WITHIN_SEEDS, seed_error, seed_spread
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.records import Record, read_record, without_seed
 
@@ -121,3 +122,31 @@ def describe_finding(name: str, row: pd.Series, reference: str, images: int) -> 
     if row["verdict"].endswith(ONE_SEED):
         return f"{text} for these two trained models; with one seed each, the effect of another seed is unknown."
     return f"{text}: the interval excludes zero, and other seeds change the difference by less ({row['seeds']:.1f})."
+
+
+def describe_findings(comparison: dict, names: Iterable[str] | None = None) -> str:
+    """Findings as a Markdown list, a sentence each. names: of these methods, by default of all that have a difference."""
+    table, images = findings(comparison), comparison["gallery"]["n_images"]
+    chosen = table.index if names is None else [name for name in names if name in table.index]
+    lines = [describe_finding(name, table.loc[name], comparison["reference"], images) for name in chosen]
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def verdict_table(comparison: dict) -> pd.DataFrame:
+    """All methods that differ from the reference, a row for each verdict: how many, and which, the largest difference first.
+
+    Index verdict, of the method and not of the reference; columns methods, names.
+    """
+    table = findings(comparison).sort_values("difference", key=abs, ascending=False, kind="stable")
+    rows = {}
+    for said, part in table.groupby("verdict", sort=True):
+        names = [f"{name} ({signed(number)})" for name, number in part["difference"].items()]
+        rows[said] = {"methods": len(part), "names": ", ".join(names)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["methods", "names"])
+
+
+def unsteady(comparison: dict, times: float = 3.0) -> list[str]:
+    """Methods whose rsum has a standard deviation over seeds of more than `times` the common one."""
+    spread = seed_spread(comparison)
+    methods = comparison["methods"] if spread is not None else []
+    return [one["method"] for one in methods if one["sd"] and one["sd"]["rsum"] > times * spread]

@@ -3,9 +3,12 @@
 To add a variant, add it to the list of its group.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bssan_lib.config import AblationConfig, Config, ModelConfig, override
+from pandas import DataFrame, MultiIndex
+
+from bssan_lib.config import AblationConfig, Config, ModelConfig, flatten, override
 from bssan_lib.models.build import BSSAN_ONLY
 
 BASELINE = "joint"
@@ -63,6 +66,17 @@ def baseline(config: Config) -> Config:
 def variant_config(config: Config, variant: Variant, seed: int) -> Config:
     """The configuration of a variant."""
     return override(baseline(config), {**variant.change, "seed": seed + variant.seed_shift})
+
+
+def variants_table(variants: Sequence[Variant], config: Config) -> DataFrame:
+    """What each variant asks and changes. Index (group, variant); columns question, change (empty for the baseline)."""
+    base, rows = flatten(baseline(config)), {}
+    for one in variants:
+        changes = [f"{key.split('.')[1]}: {value}" for key, value in one.change.items() if base[key] != value]
+        changes += [f"grids: {', '.join(map(str, one.grids))}"] if one.grids else []
+        changes += ["objects: the regions"] * (not one.windows) + ["other seeds"] * bool(one.seed_shift)
+        rows[one.group, one.name] = {"question": one.why, "change": ", ".join(changes)}
+    return DataFrame(list(rows.values()), MultiIndex.from_tuples(rows, names=["group", "variant"]))
 
 
 def list_variants(config: Config, side: int | None, data_side: int | None) -> list[Variant]:

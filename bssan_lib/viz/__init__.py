@@ -3,12 +3,12 @@
 from bssan_lib.viz.bars import grounding_bars, pair_bars, recall_bars
 from bssan_lib.viz.batches import batch_scores, process_rows
 from bssan_lib.viz.boxes import object_words, phrase_boxes
-from bssan_lib.viz.comparison import comparison_dots, growth_curve
+from bssan_lib.viz.comparison import comparison_dots, growth_curve, holm_dots
 from bssan_lib.viz.curves import live_curve, training_curves
 from bssan_lib.viz.data import box_places, named_boxes, picture_sheet, scatter_panels, word_statistics
 from bssan_lib.viz.diagram import model_diagram
 from bssan_lib.viz.grounding import coverage_curves, deletion_lines, pointing_dots, word_dots
-from bssan_lib.viz.heatmaps import region_grid, word_panels
+from bssan_lib.viz.heatmaps import grid_sizes, region_grid, word_panels
 from bssan_lib.viz.lessons import dots_by_word, line_panels, matrices, source, word_attention
 from bssan_lib.viz.links import links
 from bssan_lib.viz.matrices import alignment, matrix_panel
@@ -33,9 +33,11 @@ __all__ = [
     "dots_by_word",
     "figure_bytes",
     "gallery_growth",
+    "grid_sizes",
     "grounding_bars",
     "group_shares",
     "growth_curve",
+    "holm_dots",
     "line_panels",
     "links",
     "live_curve",

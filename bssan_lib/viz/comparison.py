@@ -12,7 +12,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.dots import MARKERS, dot_panels
-from bssan_lib.viz.style import MARGIN, SERIES, SMALL, column_width, finish, fit, new_figure, paper_style, plain_legend
+from bssan_lib.viz.style import (
+    MARGIN,
+    SERIES,
+    SMALL,
+    column_width,
+    finish,
+    fit,
+    new_figure,
+    paper_style,
+    plain,
+    plain_legend,
+)
 
 _STYLES = ["-", "--", "-.", ":"]  # lines and markers differ where colours are not printed
 
@@ -149,3 +160,28 @@ def _with_interval(name: str, measure: str, given) -> tuple[float, tuple[float, 
     if not np.isfinite([value, low, high]).all() or not low <= value <= high:
         raise DataError(f"comparison: {name}, {measure}: expected low <= value <= high, got {low}, {value}, {high}")
     return value, (low, high) if np.ndim(given) else None
+
+
+def holm_dots(p: Mapping[str, float], *, width: str | float = "two"):
+    """p of many differences, the smallest on top, with the limits that Holm's procedure sets for each place.
+
+    p: {name: p}; below 1e-6 they are drawn there. Returns (figure, axes, None). DataError without a difference.
+    """
+    p = dict(p)  # also of a pandas Series
+    if not p:
+        raise DataError("p of differences: expected at least one, got none")
+    names = sorted(p, key=lambda name: p[name])
+    place = np.arange(len(names))
+    with paper_style():
+        figure = new_figure(width, 0.7 + 0.135 * len(names), layout="constrained")
+        axes = figure.subplots()
+        values = np.clip([p[name] for name in names], 1e-6, None)
+        axes.semilogx(values, place, "o", color=SERIES[0], markersize=3.5, label="p of each difference")
+        limits = {"color": SERIES[1], "label": "Holm: 0.05 / (questions left)"}
+        axes.semilogx(0.05 / (len(names) - place), place, **limits)
+        axes.axvline(0.05, color="black", linestyle=":", linewidth=0.8, label="0.05, for one question")
+        axes.set_yticks(place, [plain(name) for name in names], parse_math=False, fontsize=SMALL)
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="p")
+        figure.legend(loc="outside upper center", ncols=3)
+        finish(axes)
+    return figure, axes, None

@@ -3,6 +3,7 @@
 Letters: K regions, M objects, T words. Boxes are x1 y1 x2 y2 as fractions of the picture's width and height.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,23 @@ def region_grid(
                 colour = SERIES[place % len(SERIES)]
                 add_box(axes[1], image, object_boxes[number], edgecolor=colour, linewidth=1.6)
                 _number(axes[1], image, object_boxes[number], int(number), colour=colour)
+    return figure, np.array(axes), None
+
+
+def grid_sizes(image: Image.Image, sides: Mapping[str, int], width: str | float = "two"):
+    """One picture under square grids of several sizes, the finest first. sides: {title: cells along a side}.
+
+    Returns (figure, axes [grids], None).
+    """
+    check_images([image], "grid sizes")
+    with paper_style():
+        figure, axes, panel = panel_grid(width, len(sides), image.height / image.width)
+        for one, (title, side) in zip(axes, sorted(sides.items(), key=lambda item: -item[1])):
+            show_picture(one, image, panel)
+            panel_title(one, title, panel)
+            for cell in range(1, side):
+                one.axvline(cell / side * image.width, color="black", linewidth=0.5)
+                one.axhline(cell / side * image.height, color="black", linewidth=0.5)
     return figure, np.array(axes), None
 
 

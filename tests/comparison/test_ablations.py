@@ -22,13 +22,24 @@ from bssan_lib.comparison.compare import compare
 from bssan_lib.comparison.findings import (
     compare_by_gallery,
     describe_finding,
+    describe_findings,
     findings,
     holm,
     p_value,
     read_records,
     results_table,
+    unsteady,
+    verdict_table,
 )
-from bssan_lib.comparison.variants import BASELINE, OTHER_SEEDS, Variant, baseline, list_variants, variant_config
+from bssan_lib.comparison.variants import (
+    BASELINE,
+    OTHER_SEEDS,
+    Variant,
+    baseline,
+    list_variants,
+    variant_config,
+    variants_table,
+)
 from bssan_lib.comparison.verdicts import NORMAL, seed_error, seed_spread, verdict
 from bssan_lib.config import AblationConfig, Config, flatten, load_config, override
 from bssan_lib.data import PreparedSplit, Vocabulary
@@ -132,6 +143,16 @@ def test_the_baseline_is_the_joint_model_at_the_small_scale():
     )
     assert (base.training.epochs, base.training.batch_size, base.training.average) == (2, 8, 0.0)
     assert config.model.direction == "o2w" and base.data == config.data
+
+
+def test_the_table_of_variants_shows_what_each_changes():
+    config = make_config(**{"model.gate": "half"})
+    table = variants_table(list_variants(config, 5, 7), config)
+    assert table.loc[("baseline", "joint"), "change"] == table.loc[("gate", "gate fixed at one half"), "change"] == ""
+    assert table.loc[("baseline", "joint, other seeds"), "change"] == "other seeds"
+    assert table.loc[("directions", "W2R alone"), "change"] == "direction: w2r"
+    assert table.loc[("regions", "pyramid 5, 2, 1"), "change"] == "grids: 5, 2, 1"
+    assert table.loc[("regions", "objects are the regions"), "change"] == "objects: the regions"
 
 
 @pytest.mark.parametrize(
@@ -415,6 +436,12 @@ def test_the_spread_over_seeds_by_hand():
     assert seed_error(made_up(A=(3, 2.0), B=(1, 0)), "A", "B") == pytest.approx(2 * math.sqrt((1 / 3 + 1) / share))
 
 
+def test_unsteady_methods_vary_more_than_is_common():
+    # The median variance is that of B, 16 / 0.70; three times this spread is 14.3.
+    toy = made_up(A=(3, 14.2), B=(3, 4.0), C=(3, 1.0), D=(3, 14.4), E=(3, 2.0))
+    assert unsteady(toy) == ["D"] and unsteady(toy, times=2.0) == ["A", "D"]
+
+
 def test_a_verdict_needs_a_clear_interval_and_more_than_the_seeds_spread():
     assert verdict(7.0, [1.0, 13.0], 3.5) == "ahead"  # 1.96 x 3.5 = 6.86
     assert verdict(7.0, [1.0, 13.0], 3.6) == "ahead, within the seeds' spread"  # 7.056
@@ -483,7 +510,13 @@ def test_compare_and_findings_have_the_same_verdicts():
             one, error = row[measure], seed_error(comparison, name, "a", measure)
             assert one["verdict"] == verdict(one["difference"], one["ci95"], error)
     assert seed_spread(comparison, "i2t R@1") < seed_spread(comparison)
+    counted = verdict_table(comparison)
+    assert counted["methods"].to_dict() == {"ahead": 1, "ahead, within the seeds' spread": 1, "within noise": 1}
+    assert counted.loc["ahead", "names"].startswith("c (+") and unsteady(comparison) == []
+    (line,) = describe_findings(comparison, ["a", "c"]).splitlines()  # a is the reference
+    assert line.startswith("* a is **behind** c (") and describe_findings(comparison).count("\n") == 2
     single = compare([next(records("a", [1.0])), next(records("c", [5.0]))], samples=100)
+    assert unsteady(single) == []
     assert single["differences"][0]["rsum"]["verdict"] == "ahead, of one seed"
 
 

@@ -89,3 +89,20 @@ def test_shown_code_is_the_code():
 class SimpleNamespaceLike:
     def method(self):
         return 7
+
+
+def test_p_values_are_sorted_beside_the_limits_of_holm():
+    _, axes, _ = viz.holm_dots(pd.Series({"large": 0.5, "tiny": 1e-9, "small": 0.01}))
+    dots, limits, _ = axes.lines
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["tiny", "small", "large"]
+    np.testing.assert_allclose(dots.get_xdata(), [1e-6, 0.01, 0.5])
+    np.testing.assert_allclose(limits.get_xdata(), [0.05 / 3, 0.05 / 2, 0.05])
+    with pytest.raises(DataError, match="at least one"):
+        viz.holm_dots({})
+
+
+def test_grids_are_drawn_the_finest_first():
+    _, axes, _ = viz.grid_sizes(Image.new("RGB", (60, 40)), {"coarse": 2, "fine": 4})
+    assert [one.get_title() or one.texts[0].get_text() for one in axes] == ["fine", "coarse"]
+    assert [len(one.lines) for one in axes] == [6, 2]
+    assert {tuple(line.get_xdata()) for line in axes[1].lines} == {(30.0, 30.0), (0, 1)}
