@@ -5,7 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bssan_lib.errors import CheckpointError, ConfigError, DataError
+from bssan_lib.errors import ConfigError
+from bssan_lib.files import check_target
+
+MOST_SAMPLES = 100_000  # of the bootstrap
 
 
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -24,29 +27,13 @@ def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> N
 
 def data_of_checkpoint(checkpoint, options: argparse.Namespace):
     """Settings that turn raw data into features of the kind that a checkpoint was trained on."""
-    from bssan_lib.config import Config, DataConfig, config_from_dict
+    from bssan_lib.config import Config
     from bssan_lib.data import detect_source
+    from bssan_lib.models.checkpoint import features_settings
     from bssan_lib.runs import absolute_paths
 
-    made = checkpoint.backbone
-    if "image_size" not in (made or {}):
-        raise CheckpointError(
-            f"{checkpoint.folder}: trained on features of unknown making, so {options.data} "
-            "cannot be turned into such; give a folder that has {split}_ims.npy"
-        )
-    values = {
-        "source": detect_source(options.data),
-        "folder": options.data,
-        "prepared": options.prepared,
-        "backbone": made["name"],
-        "image_size": made["image_size"],
-        "precision": made["precision"],
-        "windows": list(made["windows"]),
-        "features": made.get("features", "map"),
-        "grid": made["grid"][0] if "pooled_from" in made else None,
-    }
-    data = config_from_dict(values, DataConfig, f"{checkpoint.folder}: config.json")
-    return absolute_paths(Config(data=data)).data
+    places = {"source": detect_source(options.data), "folder": options.data, "prepared": options.prepared}
+    return absolute_paths(Config(data=features_settings(checkpoint, **places))).data
 
 
 def parse_parameters(given: list[str]) -> dict[str, str]:
@@ -108,15 +95,18 @@ def print_unknown_words(checkpoint, captions: list[str]) -> None:
     unknown = dict.fromkeys(word for caption in captions for word in unknown_words(caption, checkpoint.vocabulary))
     if unknown:
         shown = list(unknown)[:20] + ([f"and {len(unknown) - 20} more"] if len(unknown) > 20 else [])
-        print(f"not in the vocabulary, treated as <unk>: {', '.join(shown)}")
+        print(f"not in the vocabulary, treated as <unk>: {visible(', '.join(shown))}")
 
 
-def check_caption(caption: str) -> None:
-    """DataError where a caption has no word."""
-    from bssan_lib.data.vocabulary import words_of
+def visible(text: str) -> str:
+    """A text that others made, in which what would steer a terminal is visible: an escape as \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-    if not words_of(caption):
-        raise DataError(f"caption {caption!r}: expected at least one word, got none")
+
+def check_samples(count: int, least: int = 0) -> None:
+    """ConfigError for a number of bootstrap samples that is none, or so many that they fill the memory."""
+    if not least <= count <= MOST_SAMPLES:
+        raise ConfigError(f"--bootstrap {count}: expected {least} to {MOST_SAMPLES:,} samples")
 
 
 def formats_of(out: str) -> tuple[str, ...]:
@@ -132,12 +122,15 @@ def formats_of(out: str) -> tuple[str, ...]:
 def output_stem(out: str) -> Path:
     """An --out without its ending. ConfigError, before anything is computed, where nothing could be written."""
     path = Path(out)
-    if not path.name or path.is_dir():
+    if not path.name or path.is_dir() and not path.is_symlink():
         raise ConfigError(f"--out {out}: a folder; expected a file to write, such as {path / 'figure.pdf'}")
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ConfigError(f"--out {out}: {nearest} is no folder that can be written to; choose another place")
-    return path.with_suffix("") if path.suffix else path
+    stem = path.with_suffix("") if path.suffix else path
+    for ending in ("txt", *formats_of(out)):
+        check_target(stem.with_name(f"{stem.name}.{ending}"))
+    return stem
 
 
 def width_of(text: str) -> float:

@@ -10,17 +10,17 @@ from pathlib import Path
 from bssan_lib.commands.figures import draw, layout, save
 from bssan_lib.commands.options import (
     add_checkpoint,
-    check_caption,
     formats_of,
     open_camera,
     open_photograph,
     output_stem,
     print_unknown_words,
+    visible,
     width_of,
 )
 from bssan_lib.errors import ConfigError, DataError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MOST_TEXT = 2**24  # letters read from standard input
 AT_ONCE = 8  # pictures whose features are in memory together
 THIRDS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
@@ -63,6 +63,8 @@ def _attend(options: argparse.Namespace) -> None:
     if options.out and Path(options.out).is_dir():
         out = str(Path(options.out) / f"{name}.png")
     stem, formats, width = output_stem(out), formats_of(out), width_of(options.width)
+    from bssan_lib.data.vocabulary import check_caption
+
     check_caption(options.caption)
     photograph = open_photograph(options.checkpoint, options.photo)
     attention = photograph.attend(options.caption)
@@ -116,12 +118,14 @@ def _rank(options: argparse.Namespace) -> None:
 
 def _find(options: argparse.Namespace) -> None:
     stem, formats, width = _check(options)
+    from bssan_lib.data.vocabulary import check_caption
+
     check_caption(options.caption)
     files = list_pictures(options.folder)
     camera = open_camera(options.checkpoint)
     found, skipped = _scores_of_files(camera, files, options.caption)
     for problem in skipped:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"left out: {visible(problem)}", file=sys.stderr)
     if not found:
         raise DataError(f"{options.folder}: none of its {len(files)} pictures can be read")
     found.sort(key=lambda one: -one[1])
@@ -174,18 +178,17 @@ def _check(options: argparse.Namespace):
 
 def read_captions(file: str) -> list[str]:
     """The captions of a text file, one a line; empty lines are left out. DataError where a line has no word."""
-    from bssan_lib.data.vocabulary import words_of
+    from bssan_lib.data.vocabulary import check_caption
+    from bssan_lib.reading import read_lines
 
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        said = "no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise DataError(f"{file}: captions cannot be read ({said}); expected UTF-8, a caption a line") from error
-    lines = text.splitlines()
+        lines = sys.stdin.read(MOST_TEXT).splitlines() if file == "-" else read_lines(Path(file))
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not UTF-8 text; expected a caption a line") from None
     captions = [line.strip() for line in lines if line.strip()]
     for number, line in enumerate(lines, start=1):
-        if line.strip() and not words_of(line):
-            raise DataError(f"{file}, line {number}: expected at least one word, got {line.strip()!r}")
+        if line.strip():
+            check_caption(line.strip(), f"{file}, line {number}")
     if not captions:
         raise DataError(f"{file}: expected a caption a line, got none")
     return captions
@@ -193,19 +196,21 @@ def read_captions(file: str) -> list[str]:
 
 def list_pictures(folder: str) -> list[Path]:
     """The picture files of a folder, by their endings, in order. DataError where there is none."""
+    from bssan_lib.data.images import ENDINGS
+
     try:
-        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
     except OSError as error:
         raise DataError(f"{folder}: no folder that can be read ({error.strerror})") from error
     if not files:
-        raise DataError(f"{folder}: no picture in it; expected files ending in {', '.join(sorted(PICTURES))}")
+        raise DataError(f"{folder}: no picture in it; expected files ending in {', '.join(ENDINGS)}")
     return files
 
 
 def _print_scores(rows: list[tuple]) -> None:
     print("      score    W2R    O2W")
     for rank, (name, joint, w2r, o2w) in enumerate(rows, start=1):
-        print(f"{rank:3d}  {joint:6.3f} {w2r:6.3f} {o2w:6.3f}  {name}")
+        print(f"{rank:3d}  {joint:6.3f} {w2r:6.3f} {o2w:6.3f}  {visible(name)}")
 
 
 def _save_found(figure, stem: Path, formats, checkpoint, image: str, caption: str) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from bssan_lib.commands.options import (
     add_config,
     add_processes,
+    check_samples,
     data_of_checkpoint,
     parse_parameters,
     print_table,
     run_folder,
 )
 from bssan_lib.errors import ConfigError, RunError
+from bssan_lib.files import check_target
 
 
 def add_commands(commands) -> None:
@@ -211,6 +213,9 @@ def _evaluate(options: argparse.Namespace) -> int | None:
     out = Path(options.out) if options.out else None
     if out and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
+    if out:
+        check_target(out)
+    check_samples(options.bootstrap)
     for given in options.checkpoint:
         find_checkpoint(given)
     if len(options.checkpoint) > 1 and options.grounding_checks:

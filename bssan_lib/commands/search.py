@@ -8,7 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from bssan_lib.commands.options import output_stem, visible
 from bssan_lib.errors import ConfigError, DataError
+from bssan_lib.files import check_target
 
 
 def add_commands(commands) -> None:
@@ -54,7 +56,7 @@ def _index(options: argparse.Namespace) -> None:
 
     import_faiss()
     out = Path(options.out)
-    if out.exists():
+    if os.path.lexists(out):
         raise DataError(f"--out {out}: exists already; delete it or give another folder for the index")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
@@ -124,7 +126,7 @@ def _search(options: argparse.Namespace) -> None:
     is_file = os.path.isfile(options.query)  # of any text, however long or odd, this is true or false
     if not is_file and _looks_like_a_picture(options.query):
         raise DataError(
-            f"{shown(options.query)}: no such picture; a text is searched for where it does not end like a file's name"
+            f"{visible(options.query)}: no such picture; a text is searched for where it does not end like a file's name"
         )
     searcher = Searcher(options.index, options.checkpoint)
     if is_file:
@@ -137,20 +139,15 @@ def _search(options: argparse.Namespace) -> None:
 
         found = searcher.find_images(options.query, options.top, options.shortlist)
         if unknown := unknown_words(options.query, searcher.checkpoint.vocabulary):
-            print(f"not in the vocabulary, treated as <unk>: {shown(', '.join(unknown))}", file=sys.stderr)
+            print(f"not in the vocabulary, treated as <unk>: {visible(', '.join(unknown))}", file=sys.stderr)
     for rank, one in enumerate(found, start=1):
-        print(f"{rank:3d}  {one.score:.4f}  {shown(one.text)}")
+        print(f"{rank:3d}  {one.score:.4f}  {visible(one.text)}")
 
 
 def _looks_like_a_picture(query: str) -> bool:
-    from PIL import Image
+    from bssan_lib.data.images import ENDINGS
 
-    return len(query.split()) == 1 and os.path.splitext(query.strip())[1].lower() in Image.registered_extensions()
-
-
-def shown(text: str) -> str:
-    """A text that others made, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return len(query.split()) == 1 and os.path.splitext(query.strip())[1].lower() in ENDINGS
 
 
 def _curve(options: argparse.Namespace) -> None:
@@ -169,6 +166,8 @@ def _curve(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out}: expected a name that ends in .json; the figure is written beside it")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no folder {out.absolute().parent}")
+    check_target(out)
+    output_stem(str(out.with_suffix("")))
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
     source = _source(options.data)

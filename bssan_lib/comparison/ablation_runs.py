@@ -40,6 +40,7 @@ from bssan_lib.models.build import build_model
 from bssan_lib.models.checkpoint import load_checkpoint, save_checkpoint
 from bssan_lib.models.word_vectors import start_words
 from bssan_lib.progress import tqdm
+from bssan_lib.reading import read_json
 from bssan_lib.runs import Run
 from bssan_lib.training.trainer import Trainer
 
@@ -88,7 +89,7 @@ def run_variant(
 
 def _digest_of(folder: Path) -> str | None:
     try:
-        return json.loads((folder / "made_from.json").read_bytes())["sha256"]
+        return read_json(folder / "made_from.json")["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -22,6 +22,7 @@ from bssan_lib.data.entities import entities_phrases
 from bssan_lib.data.flickr8k import ENTITIES
 from bssan_lib.data.raw import RawSplit
 from bssan_lib.errors import DataError
+from bssan_lib.reading import LARGEST_FILE, read_json
 
 FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
 FILE_FOLDERS = ("", "karpathy", "annotations", "caption_datasets")
@@ -146,7 +147,7 @@ def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 def read_entries(path: Path) -> list[Entry]:
     """Every image of the file, checked; whether pictures exist is not. DataError: see `karpathy_source`."""
     try:
-        stored = json.loads(path.read_bytes(), object_hook=_without_tokens)
+        stored = read_json(path, LARGEST_FILE, _without_tokens)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except json.JSONDecodeError as error:
@@ -154,7 +155,7 @@ def read_entries(path: Path) -> list[Entry]:
             f"{path}, line {error.lineno}, column {error.colno}: damaged JSON ({error.msg}); the file may be "
             "incomplete: download it again"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not JSON that can be read ({error}); download the file again") from None
     images = stored.get("images") if isinstance(stored, dict) else None
     if not isinstance(images, list) or not images:

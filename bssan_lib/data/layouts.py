@@ -14,7 +14,6 @@ A reader gets one file and the data folder, and returns its rows. DataErrors nam
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -22,7 +21,7 @@ from typing import NamedTuple
 
 from bssan_lib.data.flickr8k import OFFICIAL, csv_rows, token_rows
 from bssan_lib.errors import DataError
-from bssan_lib.files import read_lines
+from bssan_lib.reading import LARGEST_FILE, parse_json, read_json, read_lines
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "raw", "captions", "comment")
@@ -278,8 +277,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     for line, text in enumerate(read_lines(path), start=1):
         if text.strip():
             try:
-                found = json.loads(text)
-            except (ValueError, RecursionError) as error:
+                found = parse_json(text)
+            except ValueError as error:
                 raise DataError(f"{path}, line {line}: not JSON ({error})") from None
             if not isinstance(found, dict):
                 raise DataError(f"{path}, line {line}: expected an object, got {text[:60]!r}")
@@ -289,15 +288,15 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 def _listed(given: object, where: str) -> object:
     """The captions of Hugging Face's Flickr30K: the text of a JSON list."""
     try:
-        return json.loads(given) if isinstance(given, str) else given
+        return parse_json(given) if isinstance(given, str) else given
     except ValueError:
         raise DataError(f"{where}: expected a JSON list of captions, got {str(given)[:60]!r}") from None
 
 
 def _json(path: Path):
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(path, LARGEST_FILE)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not JSON that can be read ({error}); the file may be incomplete") from None
 
 

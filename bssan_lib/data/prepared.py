@@ -31,7 +31,8 @@ from bssan_lib.data.precomp import (
 from bssan_lib.data.raw import Phrase
 from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import DataError
-from bssan_lib.files import open_array, read_lines, sha256_of
+from bssan_lib.files import sha256_of
+from bssan_lib.reading import open_array, parse_json, read_json, read_lines
 
 FORMAT = "bssan-prepared-1"
 
@@ -81,7 +82,7 @@ def read_meta(folder: Path) -> dict | None:
     """meta.json of a prepared folder; None if there is none. DataError if it is damaged."""
     path = folder / "meta.json"
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_json(path)
         form = meta["format"]
         if not all(isinstance(meta[key], dict) for key in ("splits", "features", "backbone")):
             raise TypeError("splits, features and backbone should be objects")
@@ -219,7 +220,7 @@ def _read_phrases(path: Path, captions: list[str]) -> list[Phrase] | None:
     phrases, lengths = [], {}
     for line, text in enumerate(read_lines(path), start=1):
         try:
-            row = json.loads(text)
+            row = parse_json(text)
             caption, words = int(row["caption"]), tuple(int(word) for word in row["words"])
             boxes = tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in row["boxes"])
             if caption not in lengths:

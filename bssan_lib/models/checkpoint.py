@@ -7,9 +7,8 @@
 Nothing is ever unpickled.
 """
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bssan_lib.config import ModelConfig, config_from_dict
+from bssan_lib.config import DataConfig, ModelConfig, config_from_dict
 from bssan_lib.data.batches import Words
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import Vocabulary
@@ -26,6 +25,7 @@ from bssan_lib.files import atomic_write, write_json
 from bssan_lib.models.build import build_model
 from bssan_lib.models.codes import CaptionCodes
 from bssan_lib.models.encoders import Matcher
+from bssan_lib.reading import read_json
 
 FILES = ("model.safetensors", "config.json", "vocabulary.json")
 WAITING = ".new"  # ends the names of files that are about to replace those of FILES
@@ -162,10 +162,14 @@ def _read(folder: Path) -> Checkpoint:
     files = checkpoint_files(folder)
     vocabulary = Vocabulary.load(files["vocabulary.json"])
     try:
-        config = json.loads(files["config.json"].read_text(encoding="utf-8"))
+        config = read_json(files["config.json"])
         settings = config_from_dict(config["model"], ModelConfig)
-        model = build_model(settings, len(vocabulary), config["dimension"], config["place"])
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError) as error:
+        if not all(isinstance(config.get(key) or {}, dict) for key in ("backbone", "info")):
+            raise TypeError("backbone and info should be objects")
+        shape = (len(vocabulary), config["dimension"], config["place"])
+        with torch.device("meta"):  # takes no memory, whatever sizes the settings have
+            least = sum(one.numel() for one in build_model(replace(settings, tune="none"), *shape).parameters())
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: not the settings of a checkpoint ({error}).") from error
     if config.get("vocabulary_sha256") != vocabulary.sha256:
         raise CheckpointError(
@@ -174,14 +178,43 @@ def _read(folder: Path) -> Checkpoint:
             "one checkpoint together."
         )
     try:
-        weights = load_file(files["model.safetensors"])
+        weights = {name: tensor.float() for name, tensor in load_file(files["model.safetensors"]).items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'}: damaged or incomplete ({error}).") from error
+    if least > sum(tensor.numel() for tensor in weights.values()):
+        raise CheckpointError(f"{folder}: the weights do not fit config.json, whose sizes need {least:,} numbers.")
+    if wrong := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'}: NaN or infinity in {wrong[0]}; use another checkpoint, or train again."
+        )
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except RuntimeError as error:
+        model = build_model(settings, *shape)
+        model.load_state_dict(weights)
+    except (RuntimeError, ConfigError, KeyError) as error:
         raise CheckpointError(f"{folder}: the weights do not fit config.json. {error}") from error
-    return Checkpoint(model, vocabulary, config.get("backbone"), config.get("info", {}), folder)
+    return Checkpoint(model, vocabulary, config.get("backbone"), config.get("info") or {}, folder)
+
+
+def features_settings(checkpoint: Checkpoint, **more) -> DataConfig:
+    """The settings that make features of the kind that a checkpoint was trained on; more: further ones.
+
+    Raises CheckpointError where their making is not known, such as for bottom-up features, or damaged.
+    """
+    made = checkpoint.backbone or {}
+    if "image_size" not in made:
+        raise CheckpointError(
+            f"{checkpoint.folder}: trained on features of unknown making, so pictures cannot be turned into such. Use "
+            "features ({split}_ims.npy), or a checkpoint trained on features that `bssan prepare` made."
+        )
+    try:
+        values = {key: made[key] for key in ("image_size", "precision")} | {"windows": list(made["windows"])}
+        values |= {"backbone": made["name"], "features": made.get("features", "map")}
+        values["grid"] = made["grid"][0] if "pooled_from" in made else None
+        return config_from_dict(values | more, DataConfig, f"{checkpoint.folder}: config.json")
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(
+            f"{checkpoint.folder}: config.json does not say how its features were made ({error!r})"
+        ) from None
 
 
 def check_features(model: Matcher, split: PreparedSplit) -> None:

@@ -15,7 +15,6 @@ FAISS's own files are not used, since its reader does not check them.
 """
 
 import hashlib
-import json
 import mmap
 import os
 from dataclasses import dataclass
@@ -26,20 +25,12 @@ import torch
 
 from bssan_lib.data.batches import Words
 from bssan_lib.errors import CheckpointError, DataError
-from bssan_lib.files import (
-    GrowingArray,
-    GrowingArrays,
-    disk_errors,
-    locked,
-    open_array,
-    sha256_of,
-    write_array,
-    write_json,
-)
+from bssan_lib.files import GrowingArray, GrowingArrays, disk_errors, locked, sha256_of, write_array, write_json
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import Checkpoint, checkpoint_files
 from bssan_lib.models.codes import ImageCodes
 from bssan_lib.progress import tqdm
+from bssan_lib.reading import LARGEST_FILE, open_array, read_json
 from bssan_lib.search.shortlist import FLAT_LIMIT, inverted_lists
 from bssan_lib.search.source import Gallery
 
@@ -228,7 +219,7 @@ def open_index(folder: Path | str) -> SearchIndex:
     """Opens an index folder; nothing in it is unpickled. DataError: no index, one that is damaged or of another version."""
     folder = Path(folder)
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "meta.json")
         form = meta["format"]
     except (OSError, ValueError, KeyError, TypeError):
         stopped = folder.with_name(f"{folder.name}.partial").is_dir()
@@ -244,7 +235,7 @@ def open_index(folder: Path | str) -> SearchIndex:
         raise DataError(f"{folder}: expected an index of the format {FORMAT}, got {form!r}; make the index again")
     try:
         return _open_parts(folder, meta)
-    except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError, OverflowError) as error:
         raise DataError(f"{folder}: a damaged index ({error!r}); make the index again") from None
 
 
@@ -273,7 +264,7 @@ def _open_parts(folder: Path, meta: dict) -> SearchIndex:
             if centres.shape[1] != e or not np.isfinite(centres).all() or of.min() < 0 or of.max() >= len(centres):
                 raise ValueError(f"lists of {kind}s that do not fit their centres")
             lists[kind] = (np.array(centres, np.float32), np.array(of, np.int64))
-    texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    texts = read_json(folder / "texts.json", LARGEST_FILE)
     names, captions = texts["images"], texts["captions"]
     if (len(names), len(captions)) != (n, c) or not all(isinstance(text, str) for text in [*names, *captions]):
         raise ValueError("texts that do not fit the sizes")

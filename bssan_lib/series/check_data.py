@@ -22,7 +22,7 @@ from bssan_lib.data.table import table_members
 from bssan_lib.data.vocabulary import words_of
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import protocol_folds
-from bssan_lib.files import open_array, read_lines
+from bssan_lib.reading import open_array, read_lines
 
 OPENED = 8  # at most so many pictures or rows of features are opened: the first ones and some random ones
 NAMED = 3  # missing files named in a message, which counts the others; also the first rows of a sample
