@@ -4,6 +4,7 @@ Libraries that take seconds to import are imported by the commands that need the
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from bssan_lib.commands.options import (
@@ -130,7 +131,7 @@ def _notebooks(options: argparse.Namespace) -> None:
     from bssan_lib.runs import project_folder
 
     folder = Path(options.folder).expanduser()
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already; give the name of a new folder")
     try:
         for name in ("notebooks", "configs"):
@@ -197,7 +198,7 @@ def _add_global(options: argparse.Namespace) -> None:
     from bssan_lib.parallel import process_state
     from bssan_lib.search.global_vectors import add_global_vectors
 
-    if Path(options.out).exists():
+    if os.path.lexists(options.out):
         raise ConfigError(f"--out {options.out}: exists already; give another folder")
     checkpoint = load_checkpoint(options.checkpoint, process_state().device)
     train = open_prepared(options.data, "train")
