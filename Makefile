@@ -6,12 +6,13 @@
 # make bench       how fast and how large scoring and training are, beside the loop of the family's public codes
 # make bench-gpu  what a GPU brings, with the Python that runs torch there: make bench-gpu PYTHON=python DATA=Flickr8k
 # make mutants    changes the core in some 3,000 small ways and lists those that no test notices (an hour): docs/mutants.md
+# make fuzz      2,000 damaged files given to what reads them; lists those that end in a traceback (some minutes)
 # make clean-runs  what the commands above made, apart from .venv
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/scenes.yaml
 
-.PHONY: reproduce test check explore notebooks bench bench-gpu mutants clean-runs
+.PHONY: reproduce test check explore notebooks bench bench-gpu mutants fuzz clean-runs
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -42,6 +43,9 @@ mutants: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,mutants]'
 	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run
 	$(VENV)/bin/mutmut results
+
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.hostile.fuzz
 
 clean-runs:
 	rm -rf runs prepared

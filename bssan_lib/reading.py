@@ -43,15 +43,21 @@ def read_bytes(path: Path | str, most: int = LARGEST_FILE) -> bytes:
 
 def parse_json(text: str | bytes, hook: Callable[[dict], dict] | None = None) -> Any:
     """The value of a JSON text. ValueError: damaged, nested too deeply, NaN or infinity, half of a character."""
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
     try:
-        value = json.loads(text, object_hook=hook, parse_constant=_number, parse_float=_number)
-        if re.search(rb"\\u[dD][89a-fA-F]" if isinstance(text, bytes) else r"\\u[dD][89a-fA-F]", text):  # type: ignore
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        return value
+        return _whole(text, json.loads(text, object_hook=hook, parse_constant=_number, parse_float=_number))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{error.object[error.start]!r} is not a whole character") from None
+
+
+def _whole(text: str, value: Any) -> Any:
+    """The value of a text, in which every character is whole: an escape such as \\ud83d alone is half of one."""
+    if re.search(r"\\[uU]", text):
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{error.object[error.start]!r} is not a whole character") from None
+    return value
 
 
 def _number(text: str) -> float:
@@ -82,9 +88,9 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. ValueError, on one line: no YAML, an alias, too deeply nested."""
+    """The value of a YAML text. ValueError, on one line: no YAML, an alias, too deeply nested, half of a character."""
     try:
-        return yaml.load(text, _PlainLoader)
+        return _whole(text, yaml.load(text, _PlainLoader))
     except (yaml.YAMLError, RecursionError, OverflowError) as error:
         raise ValueError(" ".join(str(error).split()) or "nested too deeply") from None
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from bssan_lib.data.batches import Words
 from bssan_lib.errors import CheckpointError, DataError
@@ -38,6 +39,21 @@ FORMAT = "bssan-index-1"
 BLOCK = 32  # images encoded at once; a build that was stopped continues at a whole block, to the same bytes
 CAPTIONS = 128  # captions encoded at once
 SAVE_EVERY = 16  # blocks between two notes of how far it got
+
+
+class _Meta(BaseModel):
+    """What meta.json has to hold."""
+
+    model_config = ConfigDict(strict=True)
+    checkpoint: str
+    checkpoint_sha256: str
+    images: int
+    captions: int
+    vectors: list[int]
+    joint_size: int
+    global_size: int
+    image_folder: str | None
+    files: dict[str, dict[str, int | str]]
 
 
 @dataclass(frozen=True)
@@ -236,10 +252,13 @@ def open_index(folder: Path | str) -> SearchIndex:
     try:
         return _open_parts(folder, meta)
     except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError, OverflowError) as error:
-        raise DataError(f"{folder}: a damaged index ({error!r}); make the index again") from None
+        raise DataError(f"{folder}: a damaged index ({' '.join(str(error).split())}); make the index again") from None
 
 
 def _open_parts(folder: Path, meta: dict) -> SearchIndex:
+    _Meta.model_validate(meta)
+    for name in ("image_codes.npy", "image_vectors.npy", "texts.json"):
+        meta["files"][name]
     for name, stored in meta["files"].items():
         path = folder / name
         if path.parent != folder or not path.is_file():

@@ -17,19 +17,24 @@ OLD = Path(__file__).parent.parent / "old"
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working directory with features, a run, an index and twelve pictures with captions."""
-    for name in ("features", "run", "index"):
-        shutil.copytree(OLD / name, tmp_path / name)
-    settings = tmp_path / "run" / "config.yaml"
-    settings.write_text(settings.read_text().replace("/tmp/old", str(tmp_path)))
-    meta = tmp_path / "index" / "meta.json"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"checkpoint": str(tmp_path / "run")}))
-    (tmp_path / "table" / "images").mkdir(parents=True)
-    for number in range(12):
-        Image.new("RGB", (40, 32), (20 * number, 90, 30)).save(tmp_path / "table" / "images" / f"{number}.png")
-    rows = "".join(f"{number}.png,a picture of number {number}\n" for number in range(12))
-    (tmp_path / "table" / "captions.csv").write_text("image,caption\n" + rows)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return make_place(tmp_path)
+
+
+def make_place(folder: Path) -> Path:
+    """Puts the files of `place` into a folder."""
+    for name in ("features", "run", "index"):
+        shutil.copytree(OLD / name, folder / name)
+    settings = folder / "run" / "config.yaml"
+    settings.write_text(settings.read_text().replace("/tmp/old", str(folder)))
+    meta = folder / "index" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"checkpoint": str(folder / "run")}))
+    (folder / "table" / "images").mkdir(parents=True)
+    for number in range(12):
+        Image.new("RGB", (40, 32), (20 * number, 90, 30)).save(folder / "table" / "images" / f"{number}.png")
+    rows = "".join(f"{number}.png,a picture of number {number}\n" for number in range(12))
+    (folder / "table" / "captions.csv").write_text("image,caption\n" + rows)
+    return folder
 
 
 def contents(folder: Path) -> dict:

@@ -134,11 +134,11 @@ def test_captions_of_other_types(place, refused, name, text):
 
 
 @pytest.mark.parametrize("key", ["images", "captions", "vectors", "files", "joint_size", "checkpoint", "image_folder"])
-@pytest.mark.parametrize("value", [None, "2", [], {}, -1, 1e300, True])
+@pytest.mark.parametrize("value", [None, [], {}, -1, 1e300, True])
 def test_an_index_of_other_types(place, refused, key, value):
     meta = json.loads((place / "index" / "meta.json").read_text())
-    if (value is None or value == "2") and key == "image_folder":
-        return
+    if value is None and key == "image_folder":
+        pytest.skip("not known")
     (place / "index" / "meta.json").write_text(json.dumps(meta | {key: value}))
     refused(["search", "index", "a dog", "--shortlist", "10"])
 
