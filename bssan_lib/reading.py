@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
 from bssan_lib.errors import DataError
 
@@ -23,6 +24,15 @@ LARGEST_JSON = 2**26  # bytes of settings, numbers and descriptions
 LARGEST_YAML = 2**17
 LONGEST_LINE = 100_000  # bytes
 DEEPEST = 20  # levels of YAML in one another
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line and not longer than can be read."""
+    text = f"{error} is missing" if isinstance(error, KeyError) else str(getattr(error, "strerror", None) or error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        text = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg'].lower()}"
+    return " ".join(text.split())[:300]
 
 
 def check_file(path: Path | str, most: int | None = None) -> None:
@@ -92,7 +102,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return _whole(text, yaml.load(text, _PlainLoader))
     except (yaml.YAMLError, RecursionError, OverflowError) as error:
-        raise ValueError(" ".join(str(error).split()) or "nested too deeply") from None
+        raise ValueError(one_line(error) or "nested too deeply") from None
 
 
 def read_yaml(path: Path | str) -> Any:
@@ -134,7 +144,7 @@ def read_lines(path: Path) -> list[str]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise DataError(f"{path}: cannot be read ({one_line(error)})") from None
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1] == b"":
         lines.pop()

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 141
     except OSError as error:  # a file or folder of the user's, where no command has a better sentence
         print(
-            f"bssan: {_visible_lines(error.filename or 'standard output')}: {error.strerror or error}; look at its name, "
+            f"bssan: {_visible_lines(error.filename or 'standard output')[:300]}: {error.strerror or error}; look at its name, "
             "its kind, its permissions and the room on the disk",
             file=sys.stderr,
         )

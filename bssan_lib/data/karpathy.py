@@ -37,6 +37,7 @@ IMAGE_FOLDERS = (
 )
 ENTITIES_FOLDERS = ("", "annotations", "flickr30k_entities", "Flickr30kEntities")
 SPLIT_OF = {"train": "train", "restval": "train", "val": "dev", "valid": "dev", "dev": "dev", "test": "test"}
+LONGEST_NAME = 255  # letters of a file's name on every usual system
 OTHER_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")  # Hugging Face's, without captions
 
 
@@ -183,11 +184,18 @@ def _entry(path: Path, number: int, image) -> Entry:
         not isinstance(filename, str)
         or not filename.strip()
         or PurePosixPath(filename.replace("\\", "/")).name != filename
+        or len(filename) > LONGEST_NAME
     ):
         raise DataError(f'{where}: expected the name of a picture in "filename", got {str(filename)[:60]!r}')
     where += f" ({filename})"
     inside = PurePosixPath(str(filepath).replace("\\", "/"))
-    if not isinstance(filepath, str) or inside.is_absolute() or ".." in inside.parts or ":" in filepath:
+    if (
+        not isinstance(filepath, str)
+        or inside.is_absolute()
+        or ".." in inside.parts
+        or ":" in filepath
+        or len(filepath) > LONGEST_NAME
+    ):
         raise DataError(f'{where}: expected a folder such as val2014 in "filepath", got {str(filepath)[:60]!r}')
     split = image.get("split")
     if not isinstance(split, str) or split not in SPLIT_OF:
@@ -213,12 +221,12 @@ def _coco_ids(image: dict, sentences: list[dict]) -> list[tuple[int, int]] | Non
     listed = image.get("sentids")
     listed = listed if isinstance(listed, list) and len(listed) == len(sentences) else [None] * len(sentences)
     pairs = [(image.get("cocoid"), sentence.get("sentid", other)) for sentence, other in zip(sentences, listed)]
-    ids = [(coco, sentence) for coco, sentence in pairs if _is_number(coco) and _is_number(sentence)]
+    ids = [(coco, sentence) for coco, sentence in pairs if is_number(coco) and is_number(sentence)]
     return ids if len(ids) == len(pairs) else None
 
 
-def _is_number(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # as int64 holds it
 
 
 def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bssan_lib.data.flickr8k import OFFICIAL, csv_rows, token_rows
+from bssan_lib.data.karpathy import LONGEST_NAME, is_number
 from bssan_lib.errors import DataError
 from bssan_lib.reading import LARGEST_FILE, parse_json, read_json, read_lines
 
@@ -210,6 +211,8 @@ def _read_coco(path: Path, folder: Path) -> list[Row]:
     try:
         names = {image["id"]: image["file_name"] for image in stored["images"]}
         captions = [(one["image_id"], one["id"], one["caption"]) for one in stored["annotations"]]
+        if not all(map(is_number, [*names, *(one[0] for one in captions), *(one[1] for one in captions)])):
+            raise TypeError("an id that is no whole number")
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: expected COCO's images (id, file_name) and annotations ({error})") from None
     found: dict[int, list[tuple[int, str]]] = {image: [] for image in names}
@@ -303,7 +306,12 @@ def _json(path: Path):
 def _name(given: object, folder: Path, where: str) -> str:
     name = given.strip().replace("\\", "/") if isinstance(given, str) else ""
     inside = PurePosixPath(name)
-    if not name or inside.is_absolute() or ".." in inside.parts:
+    if (
+        not name
+        or inside.is_absolute()
+        or ".." in inside.parts
+        or max(map(len, inside.parts), default=0) > LONGEST_NAME
+    ):
         raise DataError(f"{where}: expected the name of a picture under {folder}, got {str(given)[:60]!r}")
     return str(inside)
 

@@ -13,9 +13,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, StrictInt
 
 from bssan_lib.config import DataConfig
 from bssan_lib.data.images import open_image
@@ -32,9 +34,42 @@ from bssan_lib.data.raw import Phrase
 from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import DataError
 from bssan_lib.files import sha256_of
-from bssan_lib.reading import open_array, parse_json, read_json, read_lines
+from bssan_lib.reading import one_line, open_array, parse_json, read_json, read_lines
 
 FORMAT = "bssan-prepared-1"
+
+
+class _File(BaseModel):
+    bytes: StrictInt
+    sha256: str
+
+
+class _Split(BaseModel):
+    files: dict[str, _File]
+    images: StrictInt
+    image_folder: str | None = None
+    notes: dict[str, Any] = {}
+
+
+class _Features(BaseModel):
+    key: str
+    files: dict[str, _File]
+    pictures: dict[str, str | None] | None = None
+
+
+class _Backbone(BaseModel):
+    name: str
+    grid: list[StrictInt] | None = None
+
+
+class _Meta(BaseModel):
+    """What is read of meta.json; other keys may have any value."""
+
+    splits: dict[str, _Split]
+    features: dict[str, _Features]
+    backbone: _Backbone
+    source: str | None = None
+    made_from: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +119,14 @@ def read_meta(folder: Path) -> dict | None:
     try:
         meta = read_json(path)
         form = meta["format"]
-        if not all(isinstance(meta[key], dict) for key in ("splits", "features", "backbone")):
-            raise TypeError("splits, features and backbone should be objects")
+        if form == FORMAT:
+            _Meta.model_validate(meta)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged or not of a prepared dataset ({error!r}); prepare the data again") from None
+        raise DataError(
+            f"{path}: damaged or not of a prepared dataset ({one_line(error)}); prepare the data again"
+        ) from None
     if form != FORMAT:
         raise DataError(f"{path}: expected the format {FORMAT}, got {form!r}; prepare the data again")
     return meta

@@ -24,7 +24,7 @@ from bssan_lib.config import Config, flatten
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import DIRECTIONS, RECALLS, Ranks, metrics_of_folds
 from bssan_lib.files import atomic_write
-from bssan_lib.reading import LARGEST_FILE, check_file, parse_json, read_json, read_yaml
+from bssan_lib.reading import LARGEST_FILE, check_file, one_line, parse_json, read_json, read_yaml
 
 FORMAT = "bssan-ranks-1"
 PATHS = ("data.folder", "data.prepared", "data.entities")  # differ between machines and do not affect training
@@ -224,8 +224,7 @@ def read_metrics(path: Path) -> dict:
     try:
         _Content.model_validate(metrics)
     except ValidationError as error:
-        wrong = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, wrong['loc'])) or 'the file'}: {wrong['msg'].lower()}") from None
+        raise ValueError(one_line(error)) from None
     return metrics
 
 
@@ -247,7 +246,7 @@ def read_record(given: Path | str, method: str | None = None) -> Record:
     except OSError as error:
         raise DataError(f"{path}: the metrics cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: expected a metrics file of `bssan evaluate` ({error}).") from error
+        raise DataError(f"{path}: expected a metrics file of `bssan evaluate` ({one_line(error)}).") from error
     ranks, about = read_ranks(ranks_path(path)) if ranks_path(path).is_file() else (None, {})
     if ranks is not None:
         _check_ranks(path, metrics, ranks, about)

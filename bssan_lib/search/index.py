@@ -31,7 +31,7 @@ from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import Checkpoint, checkpoint_files
 from bssan_lib.models.codes import ImageCodes
 from bssan_lib.progress import tqdm
-from bssan_lib.reading import LARGEST_FILE, open_array, read_json
+from bssan_lib.reading import LARGEST_FILE, one_line, open_array, read_json
 from bssan_lib.search.shortlist import FLAT_LIMIT, inverted_lists
 from bssan_lib.search.source import Gallery
 
@@ -252,7 +252,7 @@ def open_index(folder: Path | str) -> SearchIndex:
     try:
         return _open_parts(folder, meta)
     except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError, OverflowError) as error:
-        raise DataError(f"{folder}: a damaged index ({' '.join(str(error).split())}); make the index again") from None
+        raise DataError(f"{folder}: a damaged index ({one_line(error)}); make the index again") from None
 
 
 def _open_parts(folder: Path, meta: dict) -> SearchIndex:

@@ -202,6 +202,7 @@ def markdown_renderer(escape: bool = False):
             escape=escape,
             embed_images=True,
             exclude_anchor_links=True,
+            allow_harmful_protocols=False,
             path=str(project_folder() / "notebooks"),
             attachments=attachments,
         )
