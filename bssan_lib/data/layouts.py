@@ -22,7 +22,7 @@ from typing import NamedTuple
 from bssan_lib.data.flickr8k import OFFICIAL, csv_rows, token_rows
 from bssan_lib.data.karpathy import LONGEST_NAME, is_number
 from bssan_lib.errors import DataError
-from bssan_lib.reading import LARGEST_FILE, parse_json, read_json, read_lines
+from bssan_lib.reading import LARGEST_FILE, check_file, parse_json, read_json, read_lines
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "raw", "captions", "comment")
@@ -135,6 +135,7 @@ def _has_columns(path: Path) -> bool:
 
 def _start(path: Path) -> str:
     try:
+        check_file(path)
         with open(path, "rb") as file:
             return file.read(4096).decode("utf-8", "replace")
     except OSError:

@@ -21,6 +21,7 @@ from torch import nn
 
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import ConfigError, DataError
+from bssan_lib.reading import check_file
 
 IN_THE_PACKAGE = Path(__file__).parent.parent / "pretrained" / "glove"
 NUMBERS = 100  # of a vector in the package
@@ -64,6 +65,7 @@ def _lines(path: Path, places: dict[str, int]) -> Iterator[tuple[str, np.ndarray
     """The words of a text file that are asked for, with their vectors."""
     numbers = -1  # of a vector, known from the first line on
     try:
+        check_file(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 # From the right, since a "word" of the largest files may have spaces in it
