@@ -106,10 +106,10 @@ YAML = {
 }
 
 
-@pytest.mark.parametrize("kind", YAML)
-def test_settings_of_other_types(place, refused, kind):
-    (place / "c.yaml").write_text(YAML[kind])
-    refused(["train", "--config", "c.yaml", "--out", "new"])
+def test_settings_of_other_types(place, refused):
+    for text in YAML.values():
+        (place / "c.yaml").write_text(text)
+        refused(["train", "--config", "c.yaml", "--out", "new"])
 
 
 JSON = ["", "null", "7", '"text"', "[]", "[[1]]", "{}", "[" * 100_000, '{"a": "\\ud83d"}', "\x00", "9" * 6000]
@@ -122,25 +122,23 @@ def test_json_of_other_types(place, refused, name):
         refused(LARGE[name][1])
 
 
-@pytest.mark.parametrize("text", [*JSON, "{" * 100_000])
 @pytest.mark.parametrize(
     "name", ["dataset_x.json", "captions.jsonl", "x_train.json", "annotations/captions_val2014.json"]
 )
-def test_captions_of_other_types(place, refused, name, text):
+def test_captions_of_other_types(place, refused, name):
     (place / "table" / "captions.csv").unlink()
     (place / "table" / name).parent.mkdir(exist_ok=True)
-    (place / "table" / name).write_text(text)
-    refused(["check-data", "table"])
+    for text in [*JSON, "{" * 100_000]:
+        (place / "table" / name).write_text(text)
+        refused(["check-data", "table"])
 
 
 @pytest.mark.parametrize("key", ["images", "captions", "vectors", "files", "joint_size", "checkpoint", "image_folder"])
-@pytest.mark.parametrize("value", [None, [], {}, -1, 1e300, True])
-def test_an_index_of_other_types(place, refused, key, value):
+def test_an_index_of_other_types(place, refused, key):
     meta = json.loads((place / "index" / "meta.json").read_text())
-    if value is None and key == "image_folder":
-        pytest.skip("not known")
-    (place / "index" / "meta.json").write_text(json.dumps(meta | {key: value}))
-    refused(["search", "index", "a dog", "--shortlist", "10"])
+    for value in [[], {}, -1, 1e300, True]:
+        (place / "index" / "meta.json").write_text(json.dumps(meta | {key: value}))
+        refused(["search", "index", "a dog", "--shortlist", "10"])
 
 
 @pytest.mark.parametrize(
