@@ -8,7 +8,7 @@ class SmallBackbone:
     """regions [B, 9, 3]: mean colour of each cell; objects [B, 5, 3]: four 2 x 2 windows and the whole."""
 
     def __init__(self, scale: float = 1.0):
-        self.descriptor = {"name": "colours", "grid": [3, 3], "dimension": 3, "scale": scale}
+        self.descriptor = {"name": "colours", "grid": [3, 3], "dimension": 3, "scale": str(scale)}
         self.scale = scale
         y, x = np.mgrid[:3, :3].reshape(2, -1)
         self.boxes = (np.stack([x, y, x + 1, y + 1], axis=1) / 3).astype(np.float32)
