@@ -97,7 +97,7 @@ class DataConfig:
     """Where images and captions come from, and how an image becomes regions."""
 
     source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = (
-        "scenes"  # drawn scenes, photographs, or features
+        "scenes"  # scenes are drawn; precomp: features
     )
     folder: Text | None = None  # of the data; for scenes: where the drawn images are written
     prepared: Text | None = None  # folder of the features; None: prepared/<source>-<8 hex digits of these settings>

@@ -69,7 +69,7 @@ def test_photographs_beside_karpathys_file(tmp_path, capsys):
     )
     # A b-caption such as "A b runs, number 0.": a, runs, number, and 0, 1, 2 come twice or more, so do b and e, and a again
     assert said["words"].startswith("8 of 10 occur at least 2 times in training") and said["words"].endswith(
-        "5.0 a caption"
+        "5.0 per caption"
     )
     assert said["images"] == "5 of 5 opened are readable; 5 exist"
     assert said["boxes"] == f"Flickr30K Entities in {folder}"
