@@ -214,7 +214,7 @@ def test_evaluate_cannot_turn_pictures_into_features_of_unknown_making(tmp_path,
     (tmp_path / "raw" / "Flickr8k.token.txt").write_text("7.jpg#0\ta dog runs\n")
     refused(
         bssan("evaluate", "--checkpoint", checkpoint, "--data", tmp_path / "raw", "--split", "test"),
-        "features of unknown making",
+        "its features come from an unknown backbone",
         "_ims.npy",
     )
 

@@ -90,7 +90,7 @@ def test_without_an_ending_all_three_formats_are_made(photo, tmp_path):
         ({"--image": "absent.jpg"}, "absent.jpg: there is no such picture"),
         ({"--caption": "?! 🐕"}, "expected at least one word"),
         ({"--out": "fig.docx"}, "expected .pdf, .svg, .png, or no suffix for all three, got .docx"),
-        ({"--out": "in the way/fig.pdf"}, "no folder that can be written to"),
+        ({"--out": "in the way/fig.pdf"}, "is not a folder that can be written to"),
         ({"--out": "."}, "expected a file, got a folder"),
         ({"--width": "three"}, 'expected "one"'),
         ({"--width": "0.2"}, "1 to 40 inches"),
@@ -115,7 +115,7 @@ def test_a_phrase_is_found_as_its_words_stand_in_the_caption():
     assert figures.find_phrase("A dog, a brown Dog!", "brown dog") == ("brown dog", [3, 4])
     assert figures.find_phrase("a dog on a log", "A") == ("a", [0])
     for absent in ("dog a", "", "cat"):
-        with pytest.raises(ConfigError, match="not in the caption"):
+        with pytest.raises(ConfigError, match="expected consecutive words of the caption"):
             figures.find_phrase("a dog on a log", absent)
 
 

@@ -331,7 +331,7 @@ def test_codes_that_are_no_numbers_are_refused(tmp_path):
         codes.regions[0, 0, 0] = float("nan")
         return codes
 
-    with pytest.raises(DataError, match="not numbers"), torch.inference_mode():
+    with pytest.raises(DataError, match="NaN or infinite"), torch.inference_mode():
         build_index(tmp_path / "out", checkpoint, replace(gallery, encode=broken), progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -457,7 +457,7 @@ def test_any_text_is_searched_for(index, text):
 
 
 @pytest.mark.parametrize(
-    "text, said", [("", "no word"), (" \t\n", "no word"), ("!?… 🐕", "no word"), ("red " * 201, "201 words")]
+    "text, said", [("", "got none"), (" \t\n", "got none"), ("!?… 🐕", "got none"), ("red " * 201, "201 words")]
 )
 def test_a_text_without_words_or_without_end_is_refused(index, text, said):
     with pytest.raises(ConfigError, match=said):
@@ -479,7 +479,7 @@ def test_commands_from_features_to_results(tmp_path, scenes, checkpoint, capsys)
     assert main(["index", *folder, "--out", out]) == 0  # the only split there
     assert f"{len(scenes.ids)} images, {len(scenes.captions)} captions" in capsys.readouterr().out
     assert main(["index", *folder, "--out", out]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "expected a new folder" in capsys.readouterr().err
 
     assert main(["search", out, "a red zebra", "--top", "3"]) == 0
     done = capsys.readouterr()
@@ -493,7 +493,7 @@ def test_commands_from_features_to_results(tmp_path, scenes, checkpoint, capsys)
 
     assert main(["search", out, "no such.jpg or so"]) == 0  # several words are a text
     assert main(["search", out, str(tmp_path / "absent.jpg")]) == 2
-    assert "no such picture" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     assert main(["search", out, str(tmp_path / "broken.jpg")]) == 2
     assert "broken.jpg" in capsys.readouterr().err
@@ -519,7 +519,7 @@ def test_a_plain_folder_of_pictures(tmp_path, checkpoint, capsys):
     shown = capsys.readouterr().out
     assert shown.count("\n") == 3 and "\x1b" not in shown and str(folder / "b.png") in shown
     assert main(["search", str(out), str(folder / "b.png")]) == 2
-    assert "without captions" in capsys.readouterr().err
+    assert "has no captions" in capsys.readouterr().err
     # the codes are those of the picture's own regions
     index = open_index(out)
     with torch.inference_mode():
@@ -552,7 +552,7 @@ def test_index_refuses_what_it_cannot_use(tmp_path, checkpoint, capsys):
     for arguments, said in (
         (["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "o")], "or images; found none of them"),
         (["--data", str(tmp_path / "absent"), "--out", str(tmp_path / "o")], "no such folder"),
-        (["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "no" / "o")], "no folder"),
+        (["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "no" / "o")], "does not exist"),
     ):
         assert main([*model, *arguments]) == 2
         assert said in capsys.readouterr().err
