@@ -7,12 +7,13 @@
 # make bench       measure time and memory of scoring and training, compared with a plain loop
 # make bench-gpu   the same on a GPU; needs a Python with torch for CUDA: make bench-gpu PYTHON=python DATA=Flickr8k
 # make mutants     change the core in about 3,400 small ways and list the changes that no test notices: docs/mutants.md
+# make fuzz        read 2,000 damaged files and list those that end in a traceback; takes some minutes
 # make clean-runs  delete runs/ and prepared/
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/scenes.yaml
 
-.PHONY: reproduce test check explore notebooks site bench bench-gpu mutants clean-runs
+.PHONY: reproduce test check explore notebooks site bench bench-gpu mutants fuzz clean-runs
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -47,6 +48,9 @@ mutants: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,mutants]'
 	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run
 	$(VENV)/bin/mutmut results
+
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.hostile.fuzz
 
 clean-runs:
 	rm -rf runs prepared

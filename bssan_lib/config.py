@@ -12,11 +12,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bssan_lib.errors import ConfigError
+from bssan_lib.reading import parse_yaml, read_yaml
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _FILE_NAME = re.compile(
@@ -97,7 +97,7 @@ class DataConfig:
     source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = "scenes"  # format of the data
     folder: Text | None = None  # of the data; for scenes: where the drawn images are written
     prepared: Text | None = None  # folder of the features; None: prepared/<source>-<8 hex digits of these settings>
-    images: Annotated[Count, Field(ge=20)] = 3000  # scenes only: how many images are drawn
+    images: Annotated[Count, Field(ge=20, le=10**6)] = 3000  # scenes only: how many images are drawn
     seed: Seed = 1  # scenes only: seed of the drawings
     backbone: Text = "efficientnet_lite0"  # the network that computes the regions of an image
     image_size: Pixels = 224  # pixels, both sides; 224 gives a grid of 7 x 7 regions
@@ -225,7 +225,7 @@ def rename_old(key: str, value: Any) -> tuple[str, Any]:
     if name not in _RENAMED:
         return key, value
     new, values = _RENAMED[name]
-    return f"{section}.{new}" if section else new, values.get(value, value)
+    return f"{section}.{new}" if section else new, values.get(value, value) if isinstance(value, bool) else value
 
 
 def config_to_dict(config: Settings) -> dict[str, Any]:
@@ -273,14 +273,14 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(
             f"no configuration file {path}; expected a YAML file such as configs/scenes.yaml, or a name such as scenes"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a configuration: {error}") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration: {error.strerror}") from None
+    except ValueError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     return override(config_from_dict(values or {}, Config, str(path)), overrides)
 
@@ -300,8 +300,8 @@ def override(config: Config, overrides: dict[str, Any] | None) -> Config:
 
 def _parse(key: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         raise ConfigError(f"parameter {key}: {text!r} cannot be read as a YAML value") from None
 
 

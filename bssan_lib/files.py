@@ -1,4 +1,4 @@
-"""Reading arrays and text, and writing files atomically: a reader never finds a file that is half written."""
+"""Writing files atomically: a reader never finds a file that is half written."""
 
 import errno
 import hashlib
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,59 +17,48 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bssan_lib.errors import DataError
+from bssan_lib.reading import read_json
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # Windows has no EDQUOT
 _HEADER = 128  # bytes of the header of an array with few axes, which numpy pads
-
-
-def open_array(path: Path, rank: int, kinds: str, what: str) -> np.memmap:
-    """A .npy file as a read-only memory map; never unpickles.
-
-    rank: the number of axes. kinds: the allowed numpy dtype kinds, such as "f" or "iu". what: the names of the axes for
-    error messages, such as "[images, regions, dimension]". Raises DataError with the file if anything differs.
-    """
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected an array {what}") from None
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
-        if "Python objects" in str(error):
-            raise DataError(
-                f"{path}: holds Python objects, which are never unpickled; save plain numbers "
-                f"{what} with numpy.save(..., allow_pickle=False)"
-            ) from None
-        raise DataError(f"{path}: not a whole .npy file of numbers ({error}); expected {what}") from None
-    if array.dtype.kind not in kinds:
-        names = {"f": "floats", "i": "integers", "u": "unsigned integers", "b": "bools"}
-        expected = " or ".join(names[kind] for kind in kinds)
-        raise DataError(f"{path}: expected {expected}, got {array.dtype}")
-    if array.ndim != rank:
-        raise DataError(f"{path}: expected {rank} axes {what}, got the shape {list(array.shape)}")
-    return array
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file; only "\\n" and "\\r\\n" end a line. Raises DataError with the line."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {row}: not UTF-8 text; save the file as UTF-8") from None
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
 
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_target(path: Path | str) -> Path:
+    """Returns the path if a file may be written there: nothing exists yet, or a file. Raises DataError otherwise.
+
+    Writing would replace a device or a pipe; it would also replace a link, or write to another place.
+    """
+    path = Path(path)
+    try:
+        os.lstat(_partial(path))  # its name is longer
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: expected a path that can be written to ({_reason(error)}); give another name"
+        ) from None
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return path
+    if not stat.S_ISREG(mode):
+        found = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise DataError(f"{path}: expected the name of a file to write, got {found}; give another name")
+    return path
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 @contextmanager
@@ -92,10 +82,10 @@ def atomic_write(path: Path | str, sync: bool = True) -> Iterator[Path]:
 
     After an error or a kill, an earlier file at `path` is unchanged. sync: wait until the bytes are on the disk, so
     that a power failure loses nothing. Several writes in one contextlib.ExitStack replace their files when all are
-    written; the one entered last comes first. Raises OSError.
+    written; the one entered last comes first. Raises OSError, and DataError as `check_target` does.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path = check_target(path)
+    partial = _partial(path)
     try:
         yield partial
         if sync:
@@ -108,9 +98,16 @@ def atomic_write(path: Path | str, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a UTF-8 file by `atomic_write`, without changing line ends."""
+    """Writes a UTF-8 file by `atomic_write`, without changing line ends. Raises DataError for half a character."""
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{path}: nothing was written, because {error.object[error.start]!r} is not a complete character; look for it "
+            "in the names and captions"
+        ) from None
     with atomic_write(path) as partial:
-        partial.write_bytes(text.encode("utf-8"))
+        partial.write_bytes(content)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -156,7 +153,7 @@ class GrowingArray:
 
     def open(self, done: int) -> IO[bytes]:
         """Opens the file with its header and `done` rows, positioned at the next row."""
-        file = open(self.path, "r+b" if done else "w+b")
+        file = open(check_target(self.path), "r+b" if done else "w+b")
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(self.size(done))
@@ -222,7 +219,7 @@ class GrowingArrays:
     def _rows_done(self) -> int:
         """How many rows of every array can be kept; 0 if the note describes other data."""
         try:
-            stored = json.loads(self.note.read_text(encoding="utf-8"))
+            stored = read_json(self.note)
             done = int(stored["done"])
             same = 0 <= done <= self.rows and stored == self.describe(done)
             return done if same and all(a.path.stat().st_size >= a.size(done) for a in self.arrays) else 0

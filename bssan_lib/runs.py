@@ -121,6 +121,8 @@ def open_run(run, config=None, data=None, overrides: dict | None = None) -> Run:
         _check_data(given)
     try:
         for inner in (folder, folder / "checkpoints", folder / "figures", folder / "notebooks"):
+            if inner != folder and inner.is_symlink():
+                raise RunError(f"{inner}: a link; a run keeps its files in its own folder: choose another run folder")
             inner.mkdir(parents=True, exist_ok=True)
         _lock(folder)
         if not stored:

@@ -4,9 +4,10 @@ The command imports slow libraries only when it needs them.
 """
 
 import argparse
+import os
 from pathlib import Path
 
-from bssan_lib.commands.options import width_of
+from bssan_lib.commands.options import check_samples, visible, width_of
 from bssan_lib.errors import ConfigError
 
 
@@ -41,12 +42,13 @@ def _compare(options: argparse.Namespace) -> None:
     from bssan_lib.evaluation.records import read_record
 
     out = Path(options.out) if options.out else None
-    if out and out.exists() and not out.is_dir():
+    check_samples(options.bootstrap, 1)
+    if out and os.path.lexists(out) and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a folder, which may be new; got a file")
     names = [name.strip() for name in options.names.split(",")] if options.names is not None else None
     records = [read_record(path, name) for name, path in map(parse_named_run, options.runs)]
     comparison = compare(records, names, options.against, options.bootstrap)
-    print(format_comparison(comparison))
+    print("\n".join(visible(line) for line in format_comparison(comparison).split("\n")))
     if out:
         written = write_comparison(comparison, out, options.title, width_of(options.width))
         print("written: " + ", ".join(str(path) for path in written))

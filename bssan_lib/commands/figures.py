@@ -4,13 +4,11 @@ The commands check their options first and then import slow libraries.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from bssan_lib.commands.options import (
     add_checkpoint,
     add_font,
-    check_caption,
     formats_of,
     open_photograph,
     output_stem,
@@ -102,6 +100,8 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 def _figure(options: argparse.Namespace) -> None:
     stem, formats, width = output_stem(options.out), formats_of(options.out), width_of(options.width)
     use_font(options)
+    from bssan_lib.data.vocabulary import check_caption
+
     check_caption(options.caption)
     if getattr(options, "k", None) is not None and options.k < 1:
         raise ConfigError(f"-k {options.k}: expected 1 or more")
@@ -219,17 +219,17 @@ def _recalls(options: argparse.Namespace) -> None:
 
 
 def _read_metrics(file: str) -> dict:
+    from bssan_lib.evaluation.records import read_metrics
+
     try:
-        metrics = json.loads(Path(file).read_text(encoding="utf-8"))
-        for key in ("dataset", "split", "protocol", "n_images", "n_captions"):
-            metrics[key]
+        metrics = read_metrics(Path(file))
         for way in ("i2t", "t2i"):
             metrics[way]["R@1"]
         return metrics
     except OSError as error:
         raise DataError(f"{file}: the metrics cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: expected a metrics file of bssan evaluate ({error!r})") from error
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{file}: expected a metrics file of bssan evaluate ({error})") from error
 
 
 def _recall(metrics: dict, way: str, k: str):

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bssan_lib.errors import CheckpointError, ConfigError, DataError
+from bssan_lib.errors import ConfigError
+from bssan_lib.files import check_target
+
+MOST_SAMPLES = 100_000  # of the bootstrap
 
 
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -51,30 +54,15 @@ def settings_of(options: argparse.Namespace) -> dict[str, str]:
 
 def data_of_checkpoint(checkpoint, options: argparse.Namespace):
     """Settings that prepare raw data with the backbone of a checkpoint. Raises CheckpointError if it is unknown."""
-    from bssan_lib.config import Config, DataConfig, config_from_dict, override
+    from bssan_lib.config import Config, override
     from bssan_lib.data import detect_source
+    from bssan_lib.models.checkpoint import features_settings
     from bssan_lib.runs import absolute_paths
 
-    made = checkpoint.backbone
-    if "image_size" not in (made or {}):
-        raise CheckpointError(
-            f"{checkpoint.folder}: its features come from an unknown backbone, so they cannot be extracted from "
-            f"{options.data}; give a folder with features ({{split}}_ims.npy)"
-        )
     settings = settings_of(options)
     layout = override(Config(), settings).data.layout
-    values = {
-        "source": detect_source(options.data, layout),
-        "folder": options.data,
-        "prepared": options.prepared,
-        "backbone": made["name"],
-        "image_size": made["image_size"],
-        "precision": made["precision"],
-        "windows": list(made["windows"]),
-        "features": made.get("features", "map"),
-        "grid": made["grid"][0] if "pooled_from" in made else None,
-    }
-    data = config_from_dict(values, DataConfig, f"{checkpoint.folder}: config.json")
+    places = {"source": detect_source(options.data, layout), "folder": options.data, "prepared": options.prepared}
+    data = features_settings(checkpoint, **places)
     return absolute_paths(override(Config(data=data), settings)).data
 
 
@@ -157,15 +145,18 @@ def print_unknown_words(checkpoint, captions: list[str]) -> None:
     unknown = dict.fromkeys(word for caption in captions for word in unknown_words(caption, checkpoint.vocabulary))
     if unknown:
         shown = list(unknown)[:20] + ([f"and {len(unknown) - 20} more"] if len(unknown) > 20 else [])
-        print(f"not in the vocabulary, treated as <unk>: {', '.join(shown)}")
+        print(f"not in the vocabulary, treated as <unk>: {visible(', '.join(shown))}")
 
 
-def check_caption(caption: str) -> None:
-    """Raises DataError if a caption has no word."""
-    from bssan_lib.data.vocabulary import words_of
+def visible(text: str) -> str:
+    """Text from outside with control characters written out, because they could change the terminal: \\x1b for escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-    if not words_of(caption):
-        raise DataError(f"caption {caption!r}: expected at least one word, got none")
+
+def check_samples(count: int, least: int = 0) -> None:
+    """Raises ConfigError if the number of bootstrap samples is less than `least`, or so large that memory runs out."""
+    if not least <= count <= MOST_SAMPLES:
+        raise ConfigError(f"--bootstrap {count}: expected {least} to {MOST_SAMPLES:,} samples")
 
 
 def formats_of(out: str) -> tuple[str, ...]:
@@ -181,12 +172,15 @@ def formats_of(out: str) -> tuple[str, ...]:
 def output_stem(out: str) -> Path:
     """An --out without its suffix. Raises ConfigError if no file can be written there."""
     path = Path(out)
-    if not path.name or path.is_dir():
+    if not path.name or path.is_dir() and not path.is_symlink():
         raise ConfigError(f"--out {out}: expected a file, got a folder; give for example {path / 'figure.pdf'}")
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ConfigError(f"--out {out}: {nearest} is not a folder that can be written to; choose another folder")
-    return path.with_suffix("") if path.suffix else path
+    stem = path.with_suffix("") if path.suffix else path
+    for ending in ("txt", *formats_of(out)):
+        check_target(stem.with_name(f"{stem.name}.{ending}"))
+    return stem
 
 
 def width_of(text: str) -> float:

@@ -11,18 +11,18 @@ from bssan_lib.commands.figures import add_panels, draw, layout, panels_of, save
 from bssan_lib.commands.options import (
     add_checkpoint,
     add_font,
-    check_caption,
     formats_of,
     open_extractor,
     open_photograph,
     output_stem,
     print_unknown_words,
     use_font,
+    visible,
     width_of,
 )
 from bssan_lib.errors import ConfigError, DataError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MOST_TEXT = 2**24  # characters read from standard input
 AT_ONCE = 8  # images whose features are in memory at a time
 THIRDS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
@@ -72,6 +72,8 @@ def _attend(options: argparse.Namespace) -> None:
         out = str(Path(options.out) / f"{name}.png")
     stem, formats, width = output_stem(out), formats_of(out), width_of(options.width)
     use_font(options)
+    from bssan_lib.data.vocabulary import check_caption
+
     check_caption(options.caption)
     photograph = open_photograph(options.checkpoint, options.photo)
     attention = photograph.attend(options.caption)
@@ -125,12 +127,14 @@ def _rank(options: argparse.Namespace) -> None:
 
 def _find(options: argparse.Namespace) -> None:
     stem, formats, width = _check(options)
+    from bssan_lib.data.vocabulary import check_caption
+
     check_caption(options.caption)
     files = list_pictures(options.folder)
     extractor = open_extractor(options.checkpoint)
     found, skipped = _scores_of_files(extractor, files, options.caption)
     for problem in skipped:
-        print(f"skipped: {problem}", file=sys.stderr)
+        print(f"skipped: {visible(problem)}", file=sys.stderr)
     if not found:
         raise DataError(f"{options.folder}: none of its {len(files)} images can be read")
     found.sort(key=lambda one: -one[1])
@@ -155,8 +159,8 @@ def _find(options: argparse.Namespace) -> None:
 
 def _scores_of_files(extractor, files: list[Path], caption: str) -> tuple[list[tuple], list[str]]:
     """[(file, joint, W2R, O2W)] of readable files, and the errors of the others."""
+    from bssan_lib.data.progress import tqdm
     from bssan_lib.evaluation.photograph import score_photographs
-    from bssan_lib.progress import tqdm
 
     found, skipped, taken = [], [], []
     for number, file in enumerate(tqdm(files, desc="images", unit="image"), start=1):
@@ -184,18 +188,17 @@ def _check(options: argparse.Namespace):
 
 def read_captions(file: str) -> list[str]:
     """The captions of a text file, one per line, without empty lines. Raises DataError for a line without a word."""
-    from bssan_lib.data.vocabulary import words_of
+    from bssan_lib.data.vocabulary import check_caption
+    from bssan_lib.reading import read_lines
 
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise DataError(f"{file}: captions cannot be read ({reason}); expected UTF-8, one caption per line") from error
-    lines = text.splitlines()
+        lines = sys.stdin.read(MOST_TEXT).splitlines() if file == "-" else read_lines(Path(file))
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: captions cannot be read (not UTF-8); expected UTF-8, one caption per line") from None
     captions = [line.strip() for line in lines if line.strip()]
     for number, line in enumerate(lines, start=1):
-        if line.strip() and not words_of(line):
-            raise DataError(f"{file}, line {number}: expected at least one word, got {line.strip()!r}")
+        if line.strip():
+            check_caption(line.strip(), f"{file}, line {number}")
     if not captions:
         raise DataError(f"{file}: expected one caption per line, got none")
     return captions
@@ -203,19 +206,21 @@ def read_captions(file: str) -> list[str]:
 
 def list_pictures(folder: str) -> list[Path]:
     """The image files of a folder, by their suffixes, sorted. Raises DataError if there are none."""
+    from bssan_lib.data.images import ENDINGS
+
     try:
-        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
     except OSError as error:
         raise DataError(f"{folder}: expected a folder that can be read ({error.strerror})") from error
     if not files:
-        raise DataError(f"{folder}: no images found; expected files that end in {', '.join(sorted(PICTURES))}")
+        raise DataError(f"{folder}: no images found; expected files that end in {', '.join(ENDINGS)}")
     return files
 
 
 def _print_scores(rows: list[tuple]) -> None:
     print("      score    W2R    O2W")
     for rank, (name, joint, w2r, o2w) in enumerate(rows, start=1):
-        print(f"{rank:3d}  {joint:6.3f} {w2r:6.3f} {o2w:6.3f}  {name}")
+        print(f"{rank:3d}  {joint:6.3f} {w2r:6.3f} {o2w:6.3f}  {visible(name)}")
 
 
 def _save_found(figure, stem: Path, formats, checkpoint, image: str, caption: str) -> None:

@@ -4,12 +4,14 @@ The commands import slow libraries only when they need them.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from bssan_lib.commands.options import (
     add_config,
     add_processes,
     add_reading,
+    check_samples,
     data_of_checkpoint,
     print_table,
     run_folder,
@@ -17,6 +19,7 @@ from bssan_lib.commands.options import (
     warn_if_busy,
 )
 from bssan_lib.errors import ConfigError, RunError
+from bssan_lib.files import check_target
 
 
 def add_commands(commands) -> None:
@@ -136,7 +139,7 @@ def _notebooks(options: argparse.Namespace) -> None:
     from bssan_lib.runs import project_folder
 
     folder = Path(options.folder).expanduser()
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already; give the name of a new folder")
     try:
         for name in ("notebooks", "configs"):
@@ -204,7 +207,7 @@ def _add_global(options: argparse.Namespace) -> None:
     from bssan_lib.parallel import process_state
     from bssan_lib.search.global_vectors import add_global_vectors
 
-    if Path(options.out).exists():
+    if os.path.lexists(options.out):
         raise ConfigError(f"--out {options.out}: expected a new folder, but it exists; give another one")
     checkpoint = load_checkpoint(options.checkpoint, process_state().device)
     train = open_prepared(options.data, "train")
@@ -220,6 +223,9 @@ def _evaluate(options: argparse.Namespace) -> int | None:
     out = Path(options.out) if options.out else None
     if out and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
+    if out:
+        check_target(out)
+    check_samples(options.bootstrap)
     for given in options.checkpoint:
         find_checkpoint(given)
     if len(options.checkpoint) > 1 and options.grounding_checks:

@@ -8,8 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from bssan_lib.commands.options import add_reading
+from bssan_lib.commands.options import add_reading, output_stem, visible
 from bssan_lib.errors import ConfigError, DataError
+from bssan_lib.files import check_target
 
 
 def add_commands(commands) -> None:
@@ -54,7 +55,7 @@ def _index(options: argparse.Namespace) -> None:
 
     import_faiss()
     out = Path(options.out)
-    if out.exists():
+    if os.path.lexists(out):
         raise DataError(f"--out {out}: expected a new folder, but it exists; delete it or give another one")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
@@ -130,7 +131,7 @@ def _search(options: argparse.Namespace) -> None:
     check_counts(options.top, options.shortlist)
     is_file = os.path.isfile(options.query)  # works for texts of any length
     if not is_file and _looks_like_a_picture(options.query):
-        raise DataError(f"{printable(options.query)}: no such file; a text query must not end like a file name")
+        raise DataError(f"{visible(options.query)}: no such file; a text query must not end like a file name")
     searcher = Searcher(options.index, options.checkpoint)
     if is_file:
         from bssan_lib.evaluation.photograph import FeatureExtractor
@@ -142,20 +143,15 @@ def _search(options: argparse.Namespace) -> None:
 
         found = searcher.find_images(options.query, options.top, options.shortlist)
         if unknown := unknown_words(options.query, searcher.checkpoint.vocabulary):
-            print(f"not in the vocabulary, treated as <unk>: {printable(', '.join(unknown))}", file=sys.stderr)
+            print(f"not in the vocabulary, treated as <unk>: {visible(', '.join(unknown))}", file=sys.stderr)
     for rank, one in enumerate(found, start=1):
-        print(f"{rank:3d}  {one.score:.4f}  {printable(one.text)}")
+        print(f"{rank:3d}  {one.score:.4f}  {visible(one.text)}")
 
 
 def _looks_like_a_picture(query: str) -> bool:
-    from PIL import Image
+    from bssan_lib.data.images import ENDINGS
 
-    return len(query.split()) == 1 and os.path.splitext(query.strip())[1].lower() in Image.registered_extensions()
-
-
-def printable(text: str) -> str:
-    """Text from outside with control characters replaced, because they could change the terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return len(query.split()) == 1 and os.path.splitext(query.strip())[1].lower() in ENDINGS
 
 
 def _curve(options: argparse.Namespace) -> None:
@@ -174,6 +170,8 @@ def _curve(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out}: expected a name that ends in .json")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it first")
+    check_target(out)
+    output_stem(str(out.with_suffix("")))
     checkpoint = _checkpoint(options.checkpoint)
     global_model(checkpoint)
     source = _source(options.data, options.layout)

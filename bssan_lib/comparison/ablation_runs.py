@@ -29,6 +29,7 @@ from bssan_lib.comparison.ablation_splits import open_splits, variant_splits
 from bssan_lib.comparison.variants import Variant, variant_config
 from bssan_lib.config import Config, flatten
 from bssan_lib.data import PreparedSplit, Vocabulary
+from bssan_lib.data.progress import tqdm
 from bssan_lib.errors import ConfigError, RunError
 from bssan_lib.evaluation.ensemble import evaluate_ensemble
 from bssan_lib.evaluation.metrics import measure_retrieval, write_metrics
@@ -39,7 +40,7 @@ from bssan_lib.files import write_json
 from bssan_lib.models.build import build_model
 from bssan_lib.models.checkpoint import load_checkpoint, save_checkpoint
 from bssan_lib.models.word_vectors import init_word_vectors
-from bssan_lib.progress import tqdm
+from bssan_lib.reading import read_json
 from bssan_lib.runs import Run
 from bssan_lib.training.trainer import Trainer
 
@@ -88,7 +89,7 @@ def run_variant(
 
 def _digest_of(folder: Path) -> str | None:
     try:
-        return json.loads((folder / "made_from.json").read_bytes())["sha256"]
+        return read_json(folder / "made_from.json")["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -5,7 +5,6 @@ split = open_prepared(folder, "dev")          # memory-mapped arrays, captions, 
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,8 @@ from bssan_lib.data.table import OWN_SPLIT, table_files, table_members, table_so
 from bssan_lib.data.vocabulary import Vocabulary, tokenize
 from bssan_lib.data.writing import same_pictures, write_locked, write_split
 from bssan_lib.errors import DataError
-from bssan_lib.files import disk_errors, locked, read_lines, sha256_of, write_json
+from bssan_lib.files import disk_errors, locked, sha256_of, write_json
+from bssan_lib.reading import read_json, read_lines
 
 __all__ = [
     "prepare",
@@ -194,10 +194,15 @@ def _read_source(data: DataConfig, folder: Path, place: Path, splits: list[str],
 def _opened_before(place: Path) -> dict[str, list]:
     """Path -> [size, time, digest] of the pictures that were opened for this prepared folder."""
     try:
-        known = json.loads((place / CHECKED).read_bytes())
+        known = read_json(place / CHECKED)
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    if not isinstance(known, dict):
+        return {}
+    whole = (
+        one for one in known.items() if isinstance(one[1], list) and len(one[1]) == 3 and isinstance(one[1][2], str)
+    )
+    return dict(whole)
 
 
 def _prepared_before(place: Path, splits: list[str], known: dict[str, list]) -> dict[str, RawSplit]:

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from bssan_lib.data.images import open_image
+from bssan_lib.data.progress import tqdm
 from bssan_lib.data.raw import RawSplit
 from bssan_lib.errors import DataError
 from bssan_lib.files import GrowingArray, GrowingArrays, disk_errors
-from bssan_lib.progress import tqdm
 
 BATCH = 32  # B; a resumed extraction continues at a whole batch, so that its numbers are the same to the bit
 SAVE_EVERY = 8  # batches between two notes of how far it got

@@ -17,7 +17,7 @@ import numpy as np
 from bssan_lib.data.entities import entities_phrases
 from bssan_lib.data.raw import RawSplit, Reading
 from bssan_lib.errors import DataError
-from bssan_lib.files import read_lines
+from bssan_lib.reading import read_lines
 
 SPLITS = ("train", "dev", "test")
 IMAGE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images")

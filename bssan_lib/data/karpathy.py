@@ -22,6 +22,7 @@ from bssan_lib.data.entities import entities_phrases
 from bssan_lib.data.flickr8k import ENTITIES
 from bssan_lib.data.raw import RawSplit, Reading
 from bssan_lib.errors import DataError
+from bssan_lib.reading import LARGEST_FILE, read_json
 
 FILES = ("dataset_flickr8k.json", "dataset_flickr30k.json", "dataset_coco.json")
 FILE_FOLDERS = ("", "karpathy", "annotations", "caption_datasets")
@@ -37,6 +38,7 @@ IMAGE_FOLDERS = (
 ENTITIES_FOLDERS = ("", "annotations", "flickr30k_entities", "Flickr30kEntities")
 SPLIT_OF = {"train": "train", "restval": "train", "val": "dev", "valid": "dev", "dev": "dev", "test": "test"}
 SAMPLES = 16  # pictures that are looked for in each place
+LONGEST_NAME = 255  # characters of a file name on all common systems
 OTHER_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")  # Hugging Face's, without captions
 
 
@@ -158,7 +160,7 @@ def read_entries(path: Path, overlap: bool = False) -> list[Entry]:
     overlap: an image may be in several splits.
     """
     try:
-        stored = json.loads(path.read_bytes(), object_hook=_without_tokens)
+        stored = read_json(path, LARGEST_FILE, _without_tokens)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except json.JSONDecodeError as error:
@@ -166,7 +168,7 @@ def read_entries(path: Path, overlap: bool = False) -> list[Entry]:
             f"{path}, line {error.lineno}, column {error.colno}: damaged JSON ({error.msg}); the file may be "
             "incomplete: download it again"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not JSON that can be read ({error}); download the file again") from None
     images = stored.get("images") if isinstance(stored, dict) else None
     if not isinstance(images, list) or not images:
@@ -195,11 +197,18 @@ def _entry(path: Path, number: int, image) -> Entry:
         not isinstance(filename, str)
         or not filename.strip()
         or PurePosixPath(filename.replace("\\", "/")).name != filename
+        or len(filename) > LONGEST_NAME
     ):
         raise DataError(f'{where}: expected the name of a picture in "filename", got {str(filename)[:60]!r}')
     where += f" ({filename})"
     inside = PurePosixPath(str(filepath).replace("\\", "/"))
-    if not isinstance(filepath, str) or inside.is_absolute() or ".." in inside.parts or ":" in filepath:
+    if (
+        not isinstance(filepath, str)
+        or inside.is_absolute()
+        or ".." in inside.parts
+        or ":" in filepath
+        or len(filepath) > LONGEST_NAME
+    ):
         raise DataError(f'{where}: expected a folder such as val2014 in "filepath", got {str(filepath)[:60]!r}')
     split = image.get("split")
     if not isinstance(split, str) or split not in SPLIT_OF:
@@ -225,12 +234,12 @@ def _coco_ids(image: dict, sentences: list[dict]) -> list[tuple[int, int]] | Non
     listed = image.get("sentids")
     listed = listed if isinstance(listed, list) and len(listed) == len(sentences) else [None] * len(sentences)
     pairs = [(image.get("cocoid"), sentence.get("sentid", other)) for sentence, other in zip(sentences, listed)]
-    ids = [(coco, sentence) for coco, sentence in pairs if _is_number(coco) and _is_number(sentence)]
+    ids = [(coco, sentence) for coco, sentence in pairs if is_number(coco) and is_number(sentence)]
     return ids if len(ids) == len(pairs) else None
 
 
-def _is_number(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # as int64 holds it
 
 
 def _refuse_twice(path: Path, entries: list[Entry], keys, what: str) -> None:

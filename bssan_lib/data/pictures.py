@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bssan_lib.data.images import open_image
+from bssan_lib.data.progress import tqdm
 from bssan_lib.data.raw import RawSplit
 from bssan_lib.errors import DataError
-from bssan_lib.progress import tqdm
 
 NAMED = 10  # bad pictures, or pairs of equal ones, that one message names
 THREADS = max(2, min(8, os.cpu_count() or 1))

@@ -7,13 +7,14 @@ Where {split}_ids.txt, _cap2im.npy or _boxes.npy lie beside them, those are used
 {split}_img_sizes.npy [N, 2] beside them.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from bssan_lib.data.vocabulary import check_caption
 from bssan_lib.errors import DataError
-from bssan_lib.files import open_array, read_lines, write_json
+from bssan_lib.files import write_json
+from bssan_lib.reading import open_array, read_json, read_lines
 
 FEATURES = "[images, regions, dimension]"
 _CHECKED = ".bssan_checked.json"  # remembers what the one long look at a features file found
@@ -70,6 +71,7 @@ def read_captions(path: Path) -> list[str]:
     for row, caption in enumerate(captions, start=1):
         if not caption:
             raise DataError(f"{path}, line {row}: the caption is empty; expected one caption a line")
+        check_caption(caption, f"{path}, line {row}", least=0)
     if not captions:
         raise DataError(f"{path}: holds no caption")
     return captions
@@ -152,7 +154,7 @@ def _checked(path: Path, features: np.ndarray, maybe_repeated: bool) -> int:
     status, beside = path.stat(), path.with_name(_CHECKED)
     stamp = [status.st_size, status.st_mtime_ns, maybe_repeated]
     try:
-        known = json.loads(beside.read_text(encoding="utf-8"))
+        known = read_json(beside)
     except (OSError, ValueError):
         known = {}
     known = known if isinstance(known, dict) else {}

@@ -13,9 +13,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, StrictInt
 
 from bssan_lib.config import DataConfig
 from bssan_lib.data.images import open_image
@@ -31,9 +33,43 @@ from bssan_lib.data.precomp import (
 from bssan_lib.data.raw import Phrase
 from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import DataError
-from bssan_lib.files import open_array, read_lines, sha256_of
+from bssan_lib.files import sha256_of
+from bssan_lib.reading import one_line, open_array, parse_json, read_json, read_lines
 
 FORMAT = "bssan-prepared-1"
+
+
+class _File(BaseModel):
+    bytes: StrictInt
+    sha256: str
+
+
+class _Split(BaseModel):
+    files: dict[str, _File]
+    images: StrictInt
+    image_folder: str | None = None
+    notes: dict[str, Any] = {}
+
+
+class _Features(BaseModel):
+    key: str
+    files: dict[str, _File]
+    pictures: dict[str, str | None] | None = None
+
+
+class _Backbone(BaseModel):
+    name: str
+    grid: list[StrictInt] | None = None
+
+
+class _Meta(BaseModel):
+    """The keys of meta.json that are used. Other keys may have any value."""
+
+    splits: dict[str, _Split]
+    features: dict[str, _Features]
+    backbone: _Backbone
+    source: str | None = None
+    made_from: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,14 +117,16 @@ def read_meta(folder: Path) -> dict | None:
     """meta.json of a prepared folder; None if there is none. DataError if it is damaged."""
     path = folder / "meta.json"
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_json(path)
         form = meta["format"]
-        if not all(isinstance(meta[key], dict) for key in ("splits", "features", "backbone")):
-            raise TypeError("splits, features and backbone should be objects")
+        if form == FORMAT:
+            _Meta.model_validate(meta)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged or not of a prepared dataset ({error!r}); prepare the data again") from None
+        raise DataError(
+            f"{path}: damaged or not of a prepared dataset ({one_line(error)}); prepare the data again"
+        ) from None
     if form != FORMAT:
         raise DataError(f"{path}: expected the format {FORMAT}, got {form!r}; prepare the data again")
     return meta
@@ -219,7 +257,7 @@ def _read_phrases(path: Path, captions: list[str]) -> list[Phrase] | None:
     phrases, lengths = [], {}
     for line, text in enumerate(read_lines(path), start=1):
         try:
-            row = json.loads(text)
+            row = parse_json(text)
             caption, words = int(row["caption"]), tuple(int(word) for word in row["words"])
             boxes = tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in row["boxes"])
             if caption not in lengths:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bssan_lib.data.flickr8k import OFFICIAL, csv_rows, token_rows
+from bssan_lib.data.karpathy import is_number
 from bssan_lib.data.rows import SPLIT_OF, Row, caption_list, picture_name, read_json, read_table, start_of
 from bssan_lib.errors import DataError
-from bssan_lib.files import read_lines
+from bssan_lib.reading import read_lines
 
 COCO = re.compile(r"captions_(train|val)(2014|2017)\.json")
 NESTED = ("", "flickr30k_images", "flickr30k_images/flickr30k_images", "flickr30k-images")
@@ -124,6 +125,8 @@ def read_coco(path: Path, folder: Path) -> list[Row]:
     try:
         names = {image["id"]: image["file_name"] for image in stored["images"]}
         captions = [(one["image_id"], one["id"], one["caption"]) for one in stored["annotations"]]
+        if not all(map(is_number, [*names, *(one[0] for one in captions), *(one[1] for one in captions)])):
+            raise TypeError("an id is not a whole number")
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: expected COCO's images (id, file_name) and annotations ({error})") from None
     found: dict[int, list[tuple[int, str]]] = {image: [] for image in names}

@@ -5,13 +5,14 @@ A reader gets one file and the data folder, and returns its rows. DataErrors nam
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bssan_lib import reading
+from bssan_lib.data.karpathy import LONGEST_NAME
 from bssan_lib.errors import DataError
-from bssan_lib.files import read_lines
+from bssan_lib.reading import LARGEST_FILE, check_file, parse_json, read_lines
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "raw", "captions", "comment")
@@ -78,8 +79,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     for line, text in enumerate(read_lines(path), start=1):
         if text.strip():
             try:
-                found = json.loads(text)
-            except (ValueError, RecursionError) as error:
+                found = parse_json(text)
+            except ValueError as error:
                 raise DataError(f"{path}, line {line}: not JSON ({error})") from None
             if not isinstance(found, dict):
                 raise DataError(f"{path}, line {line}: expected an object, got {text[:60]!r}")
@@ -89,7 +90,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 def _listed(given: object, where: str) -> object:
     """The captions of Hugging Face's Flickr30K: the text of a JSON list."""
     try:
-        return json.loads(given) if isinstance(given, str) else given
+        return parse_json(given) if isinstance(given, str) else given
     except ValueError:
         raise DataError(f"{where}: expected a JSON list of captions, got {str(given)[:60]!r}") from None
 
@@ -97,8 +98,8 @@ def _listed(given: object, where: str) -> object:
 def read_json(path: Path):
     """The content of a JSON file. DataError if it is damaged."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return reading.read_json(path, LARGEST_FILE)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not JSON that can be read ({error}); the file may be incomplete") from None
 
 
@@ -106,7 +107,12 @@ def picture_name(given: object, folder: Path, where: str) -> str:
     """The name of a picture as it is written in a list. DataError if it leads out of the folder."""
     name = given.strip().replace("\\", "/") if isinstance(given, str) else ""
     inside = PurePosixPath(name)
-    if not name or inside.is_absolute() or ".." in inside.parts:
+    if (
+        not name
+        or inside.is_absolute()
+        or ".." in inside.parts
+        or max(map(len, inside.parts), default=0) > LONGEST_NAME
+    ):
         raise DataError(f"{where}: expected the name of a picture under {folder}, got {str(given)[:60]!r}")
     return str(inside)
 
@@ -123,6 +129,7 @@ def caption_list(given: object, where: str) -> list[str]:
 def start_of(path: Path) -> str:
     """The first 4,096 bytes of a file as text, "" if it cannot be read."""
     try:
+        check_file(path)
         with open(path, "rb") as file:
             return file.read(4096).decode("utf-8", "replace")
     except OSError:

@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from bssan_lib.errors import CheckpointError
+from bssan_lib.errors import CheckpointError, DataError
 from bssan_lib.files import write_text
+from bssan_lib.reading import read_json
 
 PAD, UNKNOWN = "<pad>", "<unk>"
+MOST_WORDS, MOST_LETTERS = 200, 4000  # of a caption, because time and memory grow with it; data sets stay far below
 
 # Python's \w leaves out marks such as the vowel signs of Indic scripts, which would cut those words in two.
 _MARKS = "".join(chr(c) for c in range(0x300, 0xFE00) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
@@ -36,6 +38,19 @@ def tokenize(text: str) -> list[str]:
     without spaces comes back as one word between punctuation marks: cut it into words beforehand.
     """
     return words_of(text) or [UNKNOWN]
+
+
+def check_caption(caption: str, where: str = "caption", least: int = 1) -> None:
+    """Raises DataError, whose message begins with `where`, unless a caption has `least` to MOST_WORDS words."""
+    if len(caption) > MOST_LETTERS:
+        raise DataError(
+            f"{where}: expected at most {MOST_LETTERS:,} characters, got {len(caption):,}; shorten the caption"
+        )
+    count = len(words_of(caption))
+    if count < least:
+        raise DataError(f"{where}: expected at least one word, got none in {caption[:60]!r}")
+    if count > MOST_WORDS:
+        raise DataError(f"{where}: expected at most {MOST_WORDS} words, got {count}; shorten the caption")
 
 
 class Vocabulary:
@@ -79,7 +94,7 @@ class Vocabulary:
     def load(cls, path: Path | str) -> "Vocabulary":
         """Reads what `save` wrote. CheckpointError if it is missing, damaged or its checksum differs."""
         try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+            stored = read_json(path)
             vocabulary = cls(stored["words"])
             expected = stored["sha256"]
         except FileNotFoundError:

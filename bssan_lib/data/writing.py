@@ -17,6 +17,7 @@ from bssan_lib.data.pictures import picture_state
 from bssan_lib.data.precomp import read_ids
 from bssan_lib.data.prepared import FORMAT, check_files, read_meta
 from bssan_lib.data.raw import RawSplit
+from bssan_lib.data.vocabulary import check_caption
 from bssan_lib.errors import DataError
 from bssan_lib.files import disk_errors, locked, sha256_of, write_array, write_json, write_text
 
@@ -183,6 +184,8 @@ def _check_raw(raw: RawSplit) -> None:
     """DataError for a split of a source that contradicts itself."""
     n, c = len(raw.ids), len(raw.captions)
     cap2im = np.asarray(raw.cap2im)
+    for caption, image in zip(raw.captions, raw.cap2im):
+        check_caption(caption, f"{raw.image_folder / raw.ids[image]}, one of its captions", least=0)
     wrong = [f"caption {row} is empty" for row, caption in enumerate(raw.captions) if not caption.strip()]
     if not n or cap2im.shape != (c,) or sorted(set(cap2im.tolist())) != list(range(n)):
         wrong.append(f"cap2im of shape {list(cap2im.shape)} for {c} captions should name each of {n} images")

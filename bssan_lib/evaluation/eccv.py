@@ -19,7 +19,7 @@ import numpy as np
 
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.errors import ConfigError, DataError
-from bssan_lib.files import open_array
+from bssan_lib.reading import open_array
 
 BLOCK = 2**24  # scores sorted at a time
 NAMES = {

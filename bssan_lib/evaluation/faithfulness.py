@@ -32,11 +32,11 @@ import torch
 
 from bssan_lib.data.batches import Words, image_batch
 from bssan_lib.data.prepared import PreparedSplit
+from bssan_lib.data.progress import tqdm
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.bootstrap import interval, resampled_counts
 from bssan_lib.models.checkpoint import Checkpoint, check_directions, check_features
 from bssan_lib.models.codes import ImageCodes
-from bssan_lib.progress import tqdm
 from bssan_lib.vision.maps import common_area
 
 ORDERS = ("most", "least", "random", "another")

@@ -20,13 +20,13 @@ import torch
 from accelerate.utils import gather_object
 
 from bssan_lib.data.prepared import PreparedSplit, list_splits, open_prepared
+from bssan_lib.data.progress import tqdm
 from bssan_lib.data.raw import Phrase
 from bssan_lib.evaluation.grounding import PhraseMeasures, phrase_maps
 from bssan_lib.evaluation.scoring import attend
 from bssan_lib.models.build import build_model
 from bssan_lib.models.checkpoint import Checkpoint
 from bssan_lib.parallel import process_state
-from bssan_lib.progress import tqdm
 from bssan_lib.vision.maps import box_areas, layout, share_inside, target
 
 CHECKED = ("w2r", "combined")  # the maps measured for "shuffled" and "untrained"

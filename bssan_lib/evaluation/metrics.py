@@ -16,6 +16,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from bssan_lib.data.prepared import PreparedSplit, list_splits, open_prepared
+from bssan_lib.data.progress import tqdm
 from bssan_lib.errors import ConfigError, DataError, RunError
 from bssan_lib.evaluation.bootstrap import bootstrap_intervals
 from bssan_lib.evaluation.grounding import grounded_captions, grounding_summary, join, measure_phrases
@@ -33,7 +34,6 @@ from bssan_lib.evaluation.retrieval import (
 from bssan_lib.evaluation.scoring import Scores, attend, score_split
 from bssan_lib.files import write_text
 from bssan_lib.parallel import process_share
-from bssan_lib.progress import tqdm
 
 ATTENTIONS = 256  # captions whose attention is in memory at a time
 

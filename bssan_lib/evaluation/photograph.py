@@ -22,7 +22,7 @@ from bssan_lib.data.images import open_image
 from bssan_lib.data.vocabulary import Vocabulary, tokenize
 from bssan_lib.errors import CheckpointError, DataError
 from bssan_lib.evaluation.scoring import Attention, attend_arrays
-from bssan_lib.models.checkpoint import Checkpoint, load_checkpoint
+from bssan_lib.models.checkpoint import Checkpoint, features_settings, load_checkpoint
 from bssan_lib.vision.backbone import Backbone, load_backbone
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
@@ -84,6 +84,10 @@ def score_photographs(photographs: list[Photograph], captions: list[str], chunk:
         pairs = model.score(images, model.encode_captions(*words.batch(rows, model.device)))
         for name, matrix in found.items():
             matrix[:, rows] = getattr(pairs, name).float().cpu().numpy()
+    if not all(np.isfinite(matrix).all() for matrix in found.values()):
+        raise CheckpointError(
+            f"{first.checkpoint.folder}: its scores are NaN or infinite; use another checkpoint, or train again"
+        )
     return found
 
 
@@ -99,21 +103,10 @@ class FeatureExtractor:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str | None = None):
-        made = checkpoint.backbone
-        if made is None or not can_extract(checkpoint):
-            raise CheckpointError(
-                f"{checkpoint.folder}: its features come from an unknown backbone, so they cannot be extracted "
-                "from a photograph. Use a checkpoint trained on features of `bssan prepare`."
-            )
+        made = features_settings(checkpoint)
         self.checkpoint = checkpoint
         self.backbone: Backbone = load_backbone(
-            made["name"],
-            made["image_size"],
-            device,
-            made["precision"],
-            made["windows"],
-            made.get("features", "map"),
-            made["grid"][0] if "pooled_from" in made else None,
+            made.backbone, made.image_size, device, made.precision, made.windows, made.features, made.grid
         )
 
     def extract(self, picture: Image.Image | Path | str) -> Photograph:

@@ -15,14 +15,16 @@ import re
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bssan_lib.config import Config, flatten
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import DIRECTIONS, RECALLS, Ranks, metrics_of_folds
 from bssan_lib.files import atomic_write
+from bssan_lib.reading import LARGEST_FILE, check_file, one_line, parse_json, read_json, read_yaml
 
 FORMAT = "bssan-ranks-1"
 PATHS = (
@@ -38,6 +40,36 @@ class Metrics(dict):
 
     ranks: list[Ranks] | None = None
     gallery: dict | None = None
+
+
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class _Run(BaseModel):
+    model_config = ConfigDict(strict=True)
+    name: str | None = None
+    seed: int | None = None
+    commit: str | None = None
+    config: dict[str, Any] | None = None
+
+
+class _Content(BaseModel):
+    """The keys of metrics.json that are used. Other keys may have any value."""
+
+    model_config = ConfigDict(strict=True)
+    dataset: str
+    split: str
+    protocol: str
+    n_images: Count
+    n_captions: Count
+    i2t: dict[str, Number]
+    t2i: dict[str, Number]
+    rsum: Number = 0.0
+    ci95: dict[str, list[Number] | dict[str, list[Number]]] = {}
+    directions: dict[str, dict[str, Number | dict[str, Number]]] = {}
+    run: _Run | None = None
+    ensemble: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,19 +156,32 @@ def write_ranks(metrics: dict, metrics_path: Path | str) -> None:
 def read_ranks(path: Path) -> tuple[list[Ranks], dict]:
     """The ranks of each fold, and {"dataset", "split", ..., "gallery"}. Raises DataError if the file is damaged."""
     try:
+        check_file(path)
+        with zipfile.ZipFile(path) as packed:
+            if sum(part.file_size for part in packed.infolist()) > LARGEST_FILE:
+                raise ValueError("its arrays are too large")
         with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(str(stored["about"]))
+            about = parse_json(str(stored["about"]))
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']!r} instead of {FORMAT}")
-            return [
-                Ranks(**{field.name: stored[f"{number}_{field.name}"].astype(np.int64) for field in fields(Ranks)})
+            folds = [
+                Ranks(**{field.name: _rows(stored[f"{number}_{field.name}"]) for field in fields(Ranks)})
                 for number in range(about["folds"])
-            ], about
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            ]
+        if not folds:
+            raise ValueError("no fold")
+        return folds, about
+    except Exception as error:  # a damaged archive can fail in any way
         raise DataError(
             f"{path}: expected the ranks of an evaluation ({error}). Evaluate the checkpoint again with "
             "`bssan evaluate --out`, or delete the file."
         ) from error
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
+        raise ValueError(f"expected some integers, got {array.dtype} of the shape {list(array.shape)}")
+    return array.astype(np.int64)
 
 
 def describe_run(checkpoint) -> dict | None:
@@ -156,17 +201,17 @@ def describe_run(checkpoint) -> dict | None:
 def _read_run(folder: Path) -> dict:
     """Name, seed, commit and settings of a run folder. Keys that an older run lacks have their defaults."""
     try:
-        stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
+        stored = read_yaml(folder / "config.yaml") or {}
         flat = flatten(Config())
         for key, value in stored.items():
             flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
         if flat["training.word_vectors"]:  # the file's name without its folder
             flat["training.word_vectors"] = Path(flat["training.word_vectors"]).name
-    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / 'config.yaml'}: expected the settings of a run ({error}).") from error
     environment = folder / "environment.json"
     try:
-        commit = json.loads(environment.read_text(encoding="utf-8")).get("commit") if environment.is_file() else None
+        commit = read_json(environment).get("commit") if environment.is_file() else None
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{environment}: cannot be read ({error}).") from error
     return {
@@ -177,6 +222,17 @@ def _read_run(folder: Path) -> dict:
     }
 
 
+def read_metrics(path: Path) -> dict:
+    """The content of metrics.json. Raises OSError if it cannot be read, and ValueError with one line if a part is
+    missing, of another type, or NaN."""
+    metrics = read_json(path)
+    try:
+        _Content.model_validate(metrics)
+    except ValidationError as error:
+        raise ValueError(one_line(error)) from None
+    return metrics
+
+
 def read_record(source: Path | str, method: str | None = None) -> Record:
     """The record of a run folder, of a checkpoint folder that contains metrics.json, or of a metrics file.
 
@@ -185,10 +241,8 @@ def read_record(source: Path | str, method: str | None = None) -> Record:
     path = Path(source)
     path = path / "metrics.json" if path.is_dir() else path
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("dataset", "split", "protocol", "n_images", "n_captions", "rsum"):
-            metrics[key]
-        [metrics[direction][f"R@{k}"] + 0.0 for direction in DIRECTIONS for k in RECALLS]
+        metrics = read_metrics(path)
+        metrics["rsum"], [metrics[direction][f"R@{k}"] for direction in DIRECTIONS for k in RECALLS]
     except FileNotFoundError as error:
         raise DataError(
             f"{source}: no {path.name} found. Expected a run folder, a checkpoint folder with metrics.json, or a file "
@@ -196,8 +250,8 @@ def read_record(source: Path | str, method: str | None = None) -> Record:
         ) from error
     except OSError as error:
         raise DataError(f"{path}: the metrics cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: expected a metrics file of `bssan evaluate` ({error!r}).") from error
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path}: expected a metrics file of `bssan evaluate` ({one_line(error)}).") from error
     ranks, about = read_ranks(ranks_path(path)) if ranks_path(path).is_file() else (None, {})
     if ranks is not None:
         _check_ranks(path, metrics, ranks, about)
@@ -221,9 +275,22 @@ def read_record(source: Path | str, method: str | None = None) -> Record:
 
 def _check_ranks(path: Path, metrics: dict, ranks: list[Ranks], about: dict) -> None:
     """Raises DataError unless the metrics agree with the ranks."""
+    for fold in ranks:
+        i2t, t2i = len(fold.i2t) == len(fold.images), len(fold.t2i) == len(fold.captions) == len(fold.caption_images)
+        highest = max(fold.i2t.max() / metrics["n_captions"], fold.t2i.max() / metrics["n_images"])
+        lowest = min(fold.i2t.min(), fold.t2i.min())
+        if not (i2t and t2i and lowest >= 1 and highest <= 1 and set(fold.images) == set(fold.caption_images)):
+            raise DataError(
+                f"{ranks_path(path)}: expected complete ranks of {metrics['n_images']} images and "
+                f"{metrics['n_captions']} captions. Evaluate the checkpoint again with `bssan evaluate --out`, or "
+                "delete the ranks."
+            )
     computed = metrics_of_folds(ranks)
     keys = [(direction, f"R@{k}") for direction in DIRECTIONS for k in RECALLS]
-    same = all(metrics[key] == about.get(key) for key in ("dataset", "split", "protocol", "n_images", "n_captions"))
+    whole = sum(len(fold.captions) for fold in ranks) == metrics["n_captions"]
+    same = whole and all(
+        metrics[key] == about.get(key) for key in ("dataset", "split", "protocol", "n_images", "n_captions")
+    )
     if not same or any(abs(computed[direction][key] - metrics[direction][key]) > 1e-3 for direction, key in keys):
         raise DataError(
             f"{ranks_path(path)}: these ranks do not belong to {path.name} (rsum {computed['rsum']:.4f} from the "

@@ -83,14 +83,14 @@ def protocol_folds(n_images: int, protocol: str) -> list[tuple[int, int]]:
 
 
 def _refuse_nan(block: np.ndarray, first: int, captions: np.ndarray) -> None:
-    """Raises BssanError for a NaN. block: scores of image rows first, first + 1, ... with the given caption rows."""
-    bad = np.isnan(block)
+    """Raises BssanError for NaN or infinity. block: scores of image rows first, first + 1, ... with the given caption rows."""
+    bad = ~np.isfinite(block)
     if bad.any():
         rows = np.flatnonzero(bad.any(1))
         shown = ", ".join(str(first + row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
         caption = captions[np.flatnonzero(bad[rows[0]])[0]]
         raise BssanError(
-            f"Scores are NaN for image row(s) {shown}, first with caption row {caption}. Look for NaN in that image's "
+            f"Scores are NaN or infinite for image row(s) {shown}, first with caption row {caption}. Look for NaN in that image's "
             "features or in the checkpoint."
         )
 
@@ -102,7 +102,8 @@ def fold_ranks(
 
     scores: [N, C], may be memory-mapped; it is read twice in chunks of rows. cap2im: [C]. positives: [C, N] bool,
     all images that are right for a caption; None: only its own image. images: first and last + 1 row; None: all.
-    Raises BssanError with the rows of a NaN, DataError if shapes disagree or no image of the fold has a caption.
+    Raises BssanError with the rows of NaN or infinite scores, DataError if shapes disagree or no image of the fold has a
+    caption.
     """
     cap2im = np.asarray(cap2im)
     check_scores(scores, cap2im, positives)

@@ -20,12 +20,12 @@ from accelerate.utils import gather_object
 from bssan_lib.config import parse_memory
 from bssan_lib.data.batches import Words, image_batch
 from bssan_lib.data.prepared import PreparedSplit
+from bssan_lib.data.progress import tqdm
 from bssan_lib.data.vocabulary import tokenize
 from bssan_lib.errors import ConfigError
 from bssan_lib.models.checkpoint import Checkpoint, check_features
 from bssan_lib.models.encoders import Matcher
 from bssan_lib.parallel import process_share, process_state
-from bssan_lib.progress import tqdm
 from bssan_lib.vision.backbone import fast_bfloat16
 
 NAMES = ("joint", "w2r", "o2w")

@@ -5,10 +5,9 @@ config.json         settings of the model, size and origin of the features, fact
 vocabulary.json     words, in order, with their hash
 """
 
-import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bssan_lib.config import ModelConfig, config_from_dict
+from bssan_lib.config import DataConfig, ModelConfig, config_from_dict
 from bssan_lib.data.batches import Words
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.data.vocabulary import Vocabulary
@@ -25,6 +24,7 @@ from bssan_lib.files import atomic_write, write_json
 from bssan_lib.models.build import build_model
 from bssan_lib.models.codes import CaptionCodes
 from bssan_lib.models.encoders import Matcher
+from bssan_lib.reading import read_json
 
 FILES = ("model.safetensors", "config.json", "vocabulary.json")
 WAITING = ".new"  # suffix of new files until they replace those of FILES
@@ -166,10 +166,14 @@ def _read(folder: Path) -> Checkpoint:
     files = checkpoint_files(folder)
     vocabulary = Vocabulary.load(files["vocabulary.json"])
     try:
-        config = json.loads(files["config.json"].read_text(encoding="utf-8"))
+        config = read_json(files["config.json"])
         settings = config_from_dict(config["model"], ModelConfig)
-        model = build_model(settings, len(vocabulary), config["dimension"], config["place"])
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError) as error:
+        if not all(isinstance(config.get(key) or {}, dict) for key in ("backbone", "info")):
+            raise TypeError("backbone and info should be objects")
+        shape = (len(vocabulary), config["dimension"], config["place"])
+        with torch.device("meta"):  # takes no memory, whatever the sizes in the settings
+            least = sum(one.numel() for one in build_model(replace(settings, tune="none"), *shape).parameters())
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: expected the settings of a checkpoint ({error}).") from error
     if config.get("vocabulary_sha256") != vocabulary.sha256:
         raise CheckpointError(
@@ -178,14 +182,44 @@ def _read(folder: Path) -> Checkpoint:
             "the same checkpoint."
         )
     try:
-        weights = load_file(files["model.safetensors"])
+        stored = load_file(files["model.safetensors"])
+        weights = {name: tensor.float() for name, tensor in rename_weights(stored).items()}
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'}: damaged or incomplete ({error}).") from error
+    if least > sum(tensor.numel() for tensor in weights.values()):
+        raise CheckpointError(f"{folder}: the weights do not fit config.json, whose sizes need {least:,} numbers.")
+    if wrong := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'}: NaN or infinity in {wrong[0]}; use another checkpoint, or train again."
+        )
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in rename_weights(weights).items()})
-    except RuntimeError as error:
+        model = build_model(settings, *shape)
+        model.load_state_dict(weights)
+    except (RuntimeError, ConfigError, KeyError) as error:
         raise CheckpointError(f"{folder}: the weights do not fit config.json. {error}") from error
-    return Checkpoint(model, vocabulary, config.get("backbone"), config.get("info", {}), folder)
+    return Checkpoint(model, vocabulary, config.get("backbone"), config.get("info") or {}, folder)
+
+
+def features_settings(checkpoint: Checkpoint, **more) -> DataConfig:
+    """The settings that extract features with the backbone of a checkpoint. more: further settings.
+
+    Raises CheckpointError if the backbone is unknown, as for bottom-up features, or its description is damaged.
+    """
+    made = checkpoint.backbone or {}
+    if "image_size" not in made:
+        raise CheckpointError(
+            f"{checkpoint.folder}: its features come from an unknown backbone, so they cannot be extracted from images. "
+            "Give a folder with features ({split}_ims.npy), or a checkpoint trained on features of `bssan prepare`."
+        )
+    try:
+        values = {key: made[key] for key in ("image_size", "precision")} | {"windows": list(made["windows"])}
+        values |= {"backbone": made["name"], "features": made.get("features", "map")}
+        values["grid"] = made["grid"][0] if "pooled_from" in made else None
+        return config_from_dict(values | more, DataConfig, f"{checkpoint.folder}: config.json")
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(
+            f"{checkpoint.folder}: config.json: expected the settings of the backbone ({error!r})"
+        ) from None
 
 
 def check_features(model: Matcher, split: PreparedSplit) -> None:

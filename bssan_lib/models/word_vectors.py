@@ -21,6 +21,7 @@ from torch import nn
 
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import ConfigError, DataError
+from bssan_lib.reading import check_file
 
 GLOVE_FOLDER = Path(__file__).parent.parent / "pretrained" / "glove"
 GLOVE_SIZE = 100  # numbers of a packaged vector
@@ -65,6 +66,7 @@ def _lines(path: Path, places: dict[str, int]) -> Iterator[tuple[str, np.ndarray
     """The words of a text file that are keys of `places`, with their vectors."""
     numbers = -1  # of a vector; known after the first line
     try:
+        check_file(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 # From the right, because some files contain words with spaces

@@ -15,11 +15,11 @@ import torch
 
 from bssan_lib.data.batches import Words, image_batch
 from bssan_lib.data.prepared import PreparedSplit
+from bssan_lib.data.progress import tqdm
 from bssan_lib.errors import CheckpointError
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import Checkpoint, check_features, save_checkpoint
 from bssan_lib.models.codes import CaptionCodes, ImageCodes
-from bssan_lib.progress import tqdm
 from bssan_lib.training.losses import infonce_loss, negatives
 
 INVERSE_TEMPERATURE, LEARNING_RATE, WARMUP = 20.0, 2e-3, 50

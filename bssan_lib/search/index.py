@@ -15,7 +15,6 @@ does not use files of FAISS, because FAISS does not check what it reads.
 """
 
 import hashlib
-import json
 import mmap
 import os
 from dataclasses import dataclass
@@ -23,23 +22,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from bssan_lib.data.batches import Words
+from bssan_lib.data.progress import tqdm
 from bssan_lib.errors import CheckpointError, DataError
-from bssan_lib.files import (
-    GrowingArray,
-    GrowingArrays,
-    disk_errors,
-    locked,
-    open_array,
-    sha256_of,
-    write_array,
-    write_json,
-)
+from bssan_lib.files import GrowingArray, GrowingArrays, disk_errors, locked, sha256_of, write_array, write_json
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import Checkpoint, checkpoint_files
 from bssan_lib.models.codes import ImageCodes
-from bssan_lib.progress import tqdm
+from bssan_lib.reading import LARGEST_FILE, one_line, open_array, read_json
 from bssan_lib.search.shortlist import FLAT_LIMIT, inverted_lists
 from bssan_lib.search.source import Gallery
 
@@ -47,6 +39,21 @@ FORMAT = "bssan-index-1"
 BLOCK = 32  # images encoded at once; a stopped build continues after a complete block, so its result is the same
 CAPTIONS = 128  # captions encoded at once
 SAVE_EVERY = 16  # blocks between two updates of the note
+
+
+class _Meta(BaseModel):
+    """The required content of meta.json."""
+
+    model_config = ConfigDict(strict=True)
+    checkpoint: str
+    checkpoint_sha256: str
+    images: int
+    captions: int
+    vectors: list[int]
+    joint_size: int
+    global_size: int
+    image_folder: str | None
+    files: dict[str, dict[str, int | str]]
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,7 @@ def open_index(folder: Path | str) -> SearchIndex:
     """Opens an index folder without unpickling. Raises DataError if it is missing, damaged or of another version."""
     folder = Path(folder)
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "meta.json")
         form = meta["format"]
     except (OSError, ValueError, KeyError, TypeError):
         stopped = folder.with_name(f"{folder.name}.partial").is_dir()
@@ -253,11 +260,14 @@ def open_index(folder: Path | str) -> SearchIndex:
         raise DataError(f"{folder}: expected an index of the format {FORMAT}, got {form!r}; build the index again")
     try:
         return _open_parts(folder, meta)
-    except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError) as error:
-        raise DataError(f"{folder}: a damaged index ({error!r}); build the index again") from None
+    except (KeyError, TypeError, ValueError, IndexError, OSError, AttributeError, OverflowError) as error:
+        raise DataError(f"{folder}: a damaged index ({one_line(error)}); build the index again") from None
 
 
 def _open_parts(folder: Path, meta: dict) -> SearchIndex:
+    _Meta.model_validate(meta)
+    for name in ("image_codes.npy", "image_vectors.npy", "texts.json"):
+        meta["files"][name]
     for name, stored in meta["files"].items():
         path = folder / name
         if path.parent != folder or not path.is_file():
@@ -282,7 +292,7 @@ def _open_parts(folder: Path, meta: dict) -> SearchIndex:
             if centres.shape[1] != e or not np.isfinite(centres).all() or of.min() < 0 or of.max() >= len(centres):
                 raise ValueError(f"lists of {kind}s that do not fit their centres")
             lists[kind] = (np.array(centres, np.float32), np.array(of, np.int64))
-    texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    texts = read_json(folder / "texts.json", LARGEST_FILE)
     names, captions = texts["images"], texts["captions"]
     if (len(names), len(captions)) != (n, c) or not all(isinstance(text, str) for text in [*names, *captions]):
         raise ValueError("texts that do not fit the sizes")

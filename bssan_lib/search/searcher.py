@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bssan_lib.data.prepared import PreparedSplit
-from bssan_lib.data.vocabulary import tokenize
+from bssan_lib.data.vocabulary import check_caption
 from bssan_lib.errors import BssanError, CheckpointError, ConfigError, DataError
 from bssan_lib.evaluation.retrieval import RECALLS, check_scores
 from bssan_lib.evaluation.scoring import score_split
@@ -27,7 +27,6 @@ from bssan_lib.search.index import SearchIndex, checkpoint_sha256, encode_captio
 from bssan_lib.search.shortlist import VectorSearch, import_faiss
 from bssan_lib.search.source import split_gallery
 
-LONGEST_QUERY = 200  # words
 STRIP = 64  # images or captions scored at once
 TWENTIETH = 20  # "one_in_twenty" measures a shortlist of 1/20 of the gallery
 
@@ -76,13 +75,8 @@ class Searcher:
 
     @torch.inference_mode()
     def encode_text(self, text: str) -> tuple[CaptionCodes, np.ndarray]:
-        """Codes and global vector [e] of a query. Raises ConfigError unless it has 1 to LONGEST_QUERY words."""
-        words = tokenize(text)
-        if len(words) > LONGEST_QUERY or words == ["<unk>"]:
-            got = f"{len(words)} words" if len(words) > LONGEST_QUERY else "none"
-            raise ConfigError(
-                f"the query: expected one to {LONGEST_QUERY} words, got {got}. Describe the image in a sentence."
-            )
+        """Codes and global vector [e] of a query. Raises DataError if it has no words or too many."""
+        check_caption(text, "the query")
         codes = self.checkpoint.encode_captions([text])
         return codes, self.model.caption_vectors(codes)[0].float().cpu().numpy()
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bssan_lib.data.batches import image_batch
 from bssan_lib.data.extraction import LARGEST_SIDE
-from bssan_lib.data.images import open_image
+from bssan_lib.data.images import ENDINGS, open_image
 from bssan_lib.data.prepared import PreparedSplit
 from bssan_lib.errors import DataError
 from bssan_lib.models.checkpoint import Checkpoint, check_features
@@ -66,7 +66,10 @@ def picture_gallery(checkpoint: Checkpoint, folder: Path | str) -> Gallery:
     folder = Path(folder)
     names = picture_names(folder)
     if not names:
-        raise DataError(f"{folder}: no images found (.jpg, .png and other formats that Pillow reads)")
+        raise DataError(f"{folder}: no images found ({', '.join(ENDINGS)})")
+    for name in names:
+        if name != name.encode("utf-8", "replace").decode():
+            raise DataError(f"{folder}: the name {name!r} is not UTF-8; rename this image")
     model = checkpoint.model
     backbone = FeatureExtractor(checkpoint).backbone
 
@@ -90,11 +93,10 @@ def picture_gallery(checkpoint: Checkpoint, folder: Path | str) -> Gallery:
 
 def picture_names(folder: Path) -> list[str]:
     """Names, relative to the folder, of files with the suffix of an image format; hidden files are left out."""
-    endings = Image.registered_extensions()
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.suffix.lower() in endings
+        if path.suffix.lower() in ENDINGS
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )

@@ -16,7 +16,7 @@ from bssan_lib.data.precomp import FEATURES, check_cap2im, open_boxes, read_capt
 from bssan_lib.data.vocabulary import words_of
 from bssan_lib.errors import DataError
 from bssan_lib.evaluation.retrieval import protocol_folds
-from bssan_lib.files import open_array
+from bssan_lib.reading import open_array
 from bssan_lib.series.check_raw import check_flickr8k, check_karpathy, check_table
 from bssan_lib.series.checked import FolderCheck, facts_of, sample_rows
 

@@ -11,7 +11,7 @@ from bssan_lib.data.layouts import find_layout
 from bssan_lib.data.pictures import NAMED, Look, bad_pictures, find_overlaps, look_at, overlap_message, without_bad
 from bssan_lib.data.table import table_members
 from bssan_lib.errors import DataError
-from bssan_lib.files import read_lines
+from bssan_lib.reading import read_lines
 from bssan_lib.series.checked import FolderCheck, SplitFacts, facts_of, sample_rows
 
 FEW = 3  # missing files named in a message, which counts the others

@@ -14,6 +14,7 @@ from html import unescape as unescape_html
 from pathlib import Path
 from xml.etree import ElementTree
 
+from bssan_lib.evaluation.records import read_metrics as read_metrics_file
 from bssan_lib.files import write_text
 from bssan_lib.runs import Run, project_folder
 from bssan_lib.series.outputs import VIEW_TYPE, WIDGET, is_injected
@@ -99,7 +100,7 @@ def read_metrics(run: Run) -> dict | None:
     """metrics.json of a run, or None where the series wrote none."""
     if not run.metrics_path.exists():
         return None
-    return json.loads(run.metrics_path.read_text(encoding="utf-8"))
+    return read_metrics_file(run.metrics_path)
 
 
 def _notebook_part(name: str, notebook, names: set[str]) -> dict:
@@ -238,6 +239,7 @@ def markdown_renderer(escape: bool = False):
             escape=escape,
             embed_images=True,
             exclude_anchor_links=True,
+            allow_harmful_protocols=False,
             path=str(project_folder() / "notebooks"),
             attachments=attachments,
         )

@@ -23,6 +23,7 @@ import psutil
 from bssan_lib import errors
 from bssan_lib.errors import NotebookError, RunError
 from bssan_lib.files import write_json
+from bssan_lib.reading import read_json
 from bssan_lib.runs import LOCK_VARIABLE, Run, open_run, project_folder
 from bssan_lib.series.outputs import merge_streams, remove_widgets, series_files
 
@@ -285,15 +286,15 @@ def _number(source: Path) -> str:
 
 def _read_notebook(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: cannot be read as a notebook: {error}")
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read as a notebook: {error}") from None
 
 
 def _read_state(run: Run) -> dict[str, str]:
     try:
-        return json.loads((run.notebooks / "state.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        return read_json(run.notebooks / "state.json")
+    except (OSError, ValueError):
         return {}
 
 

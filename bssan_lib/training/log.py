@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 
-from bssan_lib.files import write_text
+from bssan_lib.files import check_target, write_text
 
 
 class TrainingLog:
@@ -22,7 +22,7 @@ class TrainingLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one row and closes the file, so that the row can be read at once."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open(check_target(self.path), "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def cut(self, step: int) -> None:

@@ -22,6 +22,7 @@ from accelerate.utils import is_tensorboard_available
 from bssan_lib.config import TrainingConfig
 from bssan_lib.data.batches import Words, epoch_order, to_device
 from bssan_lib.data.prepared import PreparedSplit
+from bssan_lib.data.progress import tqdm
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import TrainingError
 from bssan_lib.evaluation.retrieval import retrieval_metrics
@@ -29,7 +30,6 @@ from bssan_lib.evaluation.scoring import score_model
 from bssan_lib.models.checkpoint import save_checkpoint
 from bssan_lib.models.encoders import Matcher
 from bssan_lib.parallel import average_gradients, process_state, share_weights
-from bssan_lib.progress import tqdm
 from bssan_lib.training.log import TrainingLog, memory_mib
 from bssan_lib.training.optimization import average_weights, learning_rate, make_optimizer, stage_factor
 from bssan_lib.training.state import hash_of_split, load_state, save_state

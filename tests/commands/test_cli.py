@@ -209,12 +209,12 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path, checkpoint, size, argument
     assert not (tmp_path / "m.json").exists()
 
 
-def test_evaluate_cannot_turn_pictures_into_features_of_unknown_making(tmp_path, checkpoint):
+def test_evaluate_cannot_extract_features_of_an_unknown_backbone(tmp_path, checkpoint):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "Flickr8k.token.txt").write_text("7.jpg#0\ta dog runs\n")
     refused(
         bssan("evaluate", "--checkpoint", checkpoint, "--data", tmp_path / "raw", "--split", "test"),
-        "its features come from an unknown backbone",
+        "unknown backbone",
         "_ims.npy",
     )
 

@@ -11,7 +11,7 @@ from bssan_lib.data import detect_source, open_prepared, prepare
 from bssan_lib.data.flickr8k import OFFICIAL, flickr8k_source
 from bssan_lib.data.table import OWN_SPLIT, table_source
 from bssan_lib.errors import DataError
-from bssan_lib.files import read_lines
+from bssan_lib.reading import read_lines
 from bssan_lib.series.check_data import check_folder
 
 NAMES = [f"{number}.jpg" for number in range(11)]

@@ -7,7 +7,6 @@ Every scene depends on (seed, split, index) alone: with more images the earlier 
 Letters: N images, C captions.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bssan_lib.data.progress import tqdm
 from bssan_lib.data.raw import Phrase, RawSplit
 from bssan_lib.data.scenes.dice import Dice, SteadyDice
 from bssan_lib.data.scenes.drawing import (
@@ -33,7 +33,7 @@ from bssan_lib.data.scenes.grammar import Caption, listing, noun_phrase, relatio
 from bssan_lib.data.scenes.truth import PLACES, Meaning, gather_facts, holds, is_clear, kind_of, overlap, true_of
 from bssan_lib.errors import ConfigError, DataError
 from bssan_lib.files import atomic_write, write_json
-from bssan_lib.progress import tqdm
+from bssan_lib.reading import read_json
 
 RECIPE = 1  # raise it whenever the same seed would draw other pictures
 CHANGES = ("colour", "size", "shape", "relation", "binding", "count")
@@ -256,7 +256,7 @@ def _note_scenes(folder, seed):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if stamp.exists():
-            found = json.loads(stamp.read_text(encoding="utf-8") or "null")
+            found = read_json(stamp)
             if found != wanted:
                 raise DataError(
                     f"{folder} contains scenes drawn with {found}, expected {wanted}: "
