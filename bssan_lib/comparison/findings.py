@@ -142,7 +142,11 @@ def verdict_table(comparison: dict) -> pd.DataFrame:
 
 
 def unsteady(comparison: dict, times: float = 3.0) -> list[str]:
-    """Methods whose rsum has a standard deviation over seeds of more than `times` the common one."""
+    """Methods whose rsum has a standard deviation over seeds of more than `times` the common one.
+
+    An empty list where each has one seed.
+    """
     spread = seed_spread(comparison)
-    methods = comparison["methods"] if spread is not None else []
-    return [one["method"] for one in methods if one["sd"] and one["sd"]["rsum"] > times * spread]
+    if spread is None:
+        return []
+    return [one["method"] for one in comparison["methods"] if one["sd"] and one["sd"]["rsum"] > times * spread]
