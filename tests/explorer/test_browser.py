@@ -151,7 +151,7 @@ def page(browser, server):
         ),
     )
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(server.url)
+    page.goto(server.url, timeout=90_000)
     page.wait_for_selector(".bssan-view .word", timeout=60_000)
     yield page
     page.close()
@@ -225,7 +225,7 @@ def test_a_silent_page_stays_connected_and_one_too_many_is_told_so(browser, tmp_
     try:
         url = next(word for word in (tmp_path / "log").read_text().split() if word.startswith("http://"))
         first, second = browser.new_page(), browser.new_page()
-        first.goto(url)
+        first.goto(url, timeout=90_000)
         first.wait_for_selector(".bssan-view .word", timeout=60_000)
         time.sleep(5)  # more than three signs of life
         first.get_by_label("Picture", exact=True).select_option(index=1)
