@@ -66,7 +66,7 @@ def test_captions_may_come_from_standard_input(folder, monkeypatch, capsys):
     [
         (b"a cat\n?!\n", "line 2: expected at least one word"),
         (b"\n", "a caption a line, got none"),
-        (b"\xff", "no UTF-8"),
+        (b"\xff", "line 1: not UTF-8 text"),
     ],
 )
 def test_captions_that_cannot_be_read_are_named(folder, tmp_path, capsys, content, said):
@@ -105,7 +105,7 @@ def test_find_ranks_a_folder_and_names_what_it_cannot_read(folder, tmp_path, cap
         (["attend", "absent.jpg", "a cat"], "absent.jpg: there is no such picture"),
         (["attend", "absent.jpg", "!?"], "expected at least one word"),
         (["attend", "absent.jpg", "a cat", "--out", "figure.doc"], "expected .pdf, .svg, .png, or no ending"),
-        (["rank", "absent.jpg", "absent.txt"], "absent.txt: captions cannot be read"),
+        (["rank", "absent.jpg", "absent.txt"], "absent.txt: no such file"),
         (["find", "a cat", "absent"], "absent: no folder that can be read"),
         (["find", "a cat", "."], "no picture in it"),
         (["attend", "absent.jpg", "a cat", "--checkpoint", "absent"], "absent: no checkpoint here"),
