@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bssan_lib.errors import ConfigError
-from bssan_lib.files import check_target
 
 MOST_SAMPLES = 100_000  # of the bootstrap
 
@@ -121,6 +120,8 @@ def formats_of(out: str) -> tuple[str, ...]:
 
 def output_stem(out: str) -> Path:
     """An --out without its ending. ConfigError, before anything is computed, where nothing could be written."""
+    from bssan_lib.files import check_target
+
     path = Path(out)
     if not path.name or path.is_dir() and not path.is_symlink():
         raise ConfigError(f"--out {out}: a folder; expected a file to write, such as {path / 'figure.pdf'}")

@@ -17,7 +17,6 @@ from bssan_lib.commands.options import (
     run_folder,
 )
 from bssan_lib.errors import ConfigError, RunError
-from bssan_lib.files import check_target
 
 
 def add_commands(commands) -> None:
@@ -208,6 +207,7 @@ def _add_global(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int | None:
+    from bssan_lib.files import check_target
     from bssan_lib.models.checkpoint import find_checkpoint
     from bssan_lib.parallel import start_processes, wanted_processes, working_together
 

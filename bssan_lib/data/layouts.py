@@ -22,7 +22,7 @@ from typing import NamedTuple
 from bssan_lib.data.flickr8k import OFFICIAL, csv_rows, token_rows
 from bssan_lib.data.karpathy import LONGEST_NAME, is_number
 from bssan_lib.errors import DataError
-from bssan_lib.reading import LARGEST_FILE, check_file, parse_json, read_json, read_lines
+from bssan_lib.reading import LARGEST_FILE, parse_json, read_json, read_lines, read_start
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "raw", "captions", "comment")
@@ -63,7 +63,7 @@ def near_layout(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     tables = [name for name in names if name.endswith(TABLES)]
     if tables:
-        first = _start(folder / tables[0]).partition("\n")[0].strip()[:80]
+        first = read_start(folder / tables[0]).partition("\n")[0].strip()[:80]
         return (
             f". Nearest: {tables[0]}, which begins {first!r}; name one column of it {', '.join(IMAGE_COLUMNS[:2])} and "
             "one caption"
@@ -124,22 +124,13 @@ def _find_own(folder: Path) -> list[Path]:
 
 
 def _is_list(path: Path) -> bool:
-    return path.suffix != ".json" or _start(path).lstrip().startswith("[")
+    return path.suffix != ".json" or read_start(path).lstrip().startswith("[")
 
 
 def _has_columns(path: Path) -> bool:
     """Whether the first line names a column of images and one of captions."""
-    words = set(re.findall(r"\w+", _start(path).partition("\n")[0].lower()))
+    words = set(re.findall(r"\w+", read_start(path).partition("\n")[0].lower()))
     return bool(words & set(IMAGE_COLUMNS)) and bool(words & set(CAPTION_COLUMNS))
-
-
-def _start(path: Path) -> str:
-    try:
-        check_file(path)
-        with open(path, "rb") as file:
-            return file.read(4096).decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _one(folder: Path, found: list[Path]) -> list[Path]:
@@ -212,7 +203,7 @@ def _read_coco(path: Path, folder: Path) -> list[Row]:
     try:
         names = {image["id"]: image["file_name"] for image in stored["images"]}
         captions = [(one["image_id"], one["id"], one["caption"]) for one in stored["annotations"]]
-        if not all(map(is_number, [*names, *(one[0] for one in captions), *(one[1] for one in captions)])):
+        if not all(map(is_number, [*names, *(id for one in captions for id in one[:2])])):
             raise TypeError("an id that is no whole number")
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: expected COCO's images (id, file_name) and annotations ({error})") from None
@@ -307,12 +298,8 @@ def _json(path: Path):
 def _name(given: object, folder: Path, where: str) -> str:
     name = given.strip().replace("\\", "/") if isinstance(given, str) else ""
     inside = PurePosixPath(name)
-    if (
-        not name
-        or inside.is_absolute()
-        or ".." in inside.parts
-        or max(map(len, inside.parts), default=0) > LONGEST_NAME
-    ):
+    longest = max(map(len, inside.parts), default=0)
+    if not name or inside.is_absolute() or ".." in inside.parts or longest > LONGEST_NAME:
         raise DataError(f"{where}: expected the name of a picture under {folder}, got {str(given)[:60]!r}")
     return str(inside)
 
