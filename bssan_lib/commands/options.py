@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bssan_lib.errors import ConfigError
-from bssan_lib.files import check_target
 
 MOST_SAMPLES = 100_000  # of the bootstrap
 
@@ -171,6 +170,8 @@ def formats_of(out: str) -> tuple[str, ...]:
 
 def output_stem(out: str) -> Path:
     """An --out without its suffix. Raises ConfigError if no file can be written there."""
+    from bssan_lib.files import check_target
+
     path = Path(out)
     if not path.name or path.is_dir() and not path.is_symlink():
         raise ConfigError(f"--out {out}: expected a file, got a folder; give for example {path / 'figure.pdf'}")

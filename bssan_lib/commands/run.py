@@ -19,7 +19,6 @@ from bssan_lib.commands.options import (
     warn_if_busy,
 )
 from bssan_lib.errors import ConfigError, RunError
-from bssan_lib.files import check_target
 
 
 def add_commands(commands) -> None:
@@ -217,6 +216,7 @@ def _add_global(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int | None:
+    from bssan_lib.files import check_target
     from bssan_lib.models.checkpoint import find_checkpoint
     from bssan_lib.parallel import count_processes, process_group, start_processes
 

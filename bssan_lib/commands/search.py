@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bssan_lib.commands.options import add_reading, output_stem, visible
 from bssan_lib.errors import ConfigError, DataError
-from bssan_lib.files import check_target
 
 
 def add_commands(commands) -> None:
@@ -160,7 +159,7 @@ def _curve(options: argparse.Namespace) -> None:
 
     matplotlib.use("Agg")
     from bssan_lib.commands.options import print_table
-    from bssan_lib.files import write_json
+    from bssan_lib.files import check_target, write_json
     from bssan_lib.search.index import global_model
     from bssan_lib.search.searcher import measure_curve
     from bssan_lib.viz import save_figure, shortlist_curves

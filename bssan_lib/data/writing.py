@@ -184,8 +184,6 @@ def _check_raw(raw: RawSplit) -> None:
     """DataError for a split of a source that contradicts itself."""
     n, c = len(raw.ids), len(raw.captions)
     cap2im = np.asarray(raw.cap2im)
-    for caption, image in zip(raw.captions, raw.cap2im):
-        check_caption(caption, f"{raw.image_folder / raw.ids[image]}, one of its captions", least=0)
     wrong = [f"caption {row} is empty" for row, caption in enumerate(raw.captions) if not caption.strip()]
     if not n or cap2im.shape != (c,) or sorted(set(cap2im.tolist())) != list(range(n)):
         wrong.append(f"cap2im of shape {list(cap2im.shape)} for {c} captions should name each of {n} images")
@@ -193,3 +191,5 @@ def _check_raw(raw: RawSplit) -> None:
         wrong.append(f"satisfies has the shape {list(raw.satisfies.shape)} instead of {[c, n]}")
     if wrong:
         raise DataError(f"split {raw.name}: {wrong[0]}; this is an error of the source")
+    for caption, image in zip(raw.captions, raw.cap2im):
+        check_caption(caption, f"{raw.image_folder / raw.ids[image]}, one of its captions", least=0)

@@ -460,7 +460,7 @@ def test_any_text_is_searched_for(index, text):
     "text, said", [("", "got none"), (" \t\n", "got none"), ("!?… 🐕", "got none"), ("red " * 201, "201 words")]
 )
 def test_a_text_without_words_or_without_end_is_refused(index, text, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(DataError, match=said):
         Searcher(index).find_images(text)
 
 
