@@ -154,7 +154,6 @@ def _looks_like_a_picture(query: str) -> bool:
 
 
 def _curve(options: argparse.Namespace) -> None:
-
     import matplotlib
 
     matplotlib.use("Agg")

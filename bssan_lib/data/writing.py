@@ -191,5 +191,5 @@ def _check_raw(raw: RawSplit) -> None:
         wrong.append(f"satisfies has the shape {list(raw.satisfies.shape)} instead of {[c, n]}")
     if wrong:
         raise DataError(f"split {raw.name}: {wrong[0]}; this is an error of the source")
-    for caption, image in zip(raw.captions, raw.cap2im):
+    for caption, image in zip(raw.captions, cap2im):
         check_caption(caption, f"{raw.image_folder / raw.ids[image]}, one of its captions", least=0)

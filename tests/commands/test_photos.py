@@ -115,7 +115,7 @@ def test_find_ranks_a_folder_and_names_what_it_cannot_read(folder, tmp_path, cap
         (["attend", "absent.jpg", "a cat"], "absent.jpg: there is no such picture"),
         (["attend", "absent.jpg", "!?"], "expected at least one word"),
         (["attend", "absent.jpg", "a cat", "--out", "figure.doc"], "expected .pdf, .svg, .png, or no suffix"),
-        (["rank", "absent.jpg", "absent.txt"], "absent.txt: captions cannot be read"),
+        (["rank", "absent.jpg", "absent.txt"], "absent.txt: no such file"),
         (["find", "a cat", "absent"], "absent: expected a folder that can be read"),
         (["find", "a cat", "."], "no images found"),
         (["attend", "absent.jpg", "a cat", "--checkpoint", "absent"], "absent: no checkpoint here"),

@@ -94,7 +94,7 @@ def test_bad_pictures_are_named_together_and_left_out_when_asked(tmp_path):
         prepare(settings(folder), progress=False)
     lines = str(error.value).splitlines()
     assert len(lines) == 13 and lines[1].endswith("1.jpg: there is no such picture")
-    assert lines[2].endswith("2.jpg: not a picture in a format that Pillow reads")
+    assert lines[2].endswith("2.jpg: not a picture in one of JPEG, PNG, WEBP, GIF, BMP, TIFF")
     assert "captions.csv, line 6: " in lines[2] and "10.jpg" in lines[10] and lines[11] == "  and 3 more"
     assert not list(tmp_path.rglob("*_ims.npy*"))  # nothing long had started
     prepared, found = pictures_of(settings(folder, skip_bad=True))

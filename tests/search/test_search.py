@@ -457,7 +457,7 @@ def test_any_text_is_searched_for(index, text):
 
 
 @pytest.mark.parametrize(
-    "text, said", [("", "got none"), (" \t\n", "got none"), ("!?… 🐕", "got none"), ("red " * 201, "201 words")]
+    "text, said", [("", "got none"), (" \t\n", "got none"), ("!?… 🐕", "got none"), ("red " * 201, "got 201")]
 )
 def test_a_text_without_words_or_without_end_is_refused(index, text, said):
     with pytest.raises(DataError, match=said):
