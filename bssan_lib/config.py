@@ -94,7 +94,7 @@ _SETTINGS = ConfigDict(extra="forbid", validate_assignment=True)
 class DataConfig:
     """Where images and captions come from, and how an image becomes regions."""
 
-    source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = "scenes"  # drawn, photographs, or features
+    source: Literal["scenes", "flickr8k", "karpathy", "table", "precomp"] = "scenes"  # format of the data
     folder: Text | None = None  # of the data; for scenes: where the drawn images are written
     prepared: Text | None = None  # folder of the features; None: prepared/<source>-<8 hex digits of these settings>
     images: Annotated[Count, Field(ge=20, le=10**6)] = 3000  # scenes only: how many images are drawn

@@ -51,6 +51,16 @@ def read_bytes(path: Path | str, most: int = LARGEST_FILE) -> bytes:
     return Path(path).read_bytes()
 
 
+def read_start(path: Path) -> str:
+    """The first 4,096 bytes of a file as text; "" where there is no file that can be read."""
+    try:
+        check_file(path)
+        with open(path, "rb") as file:
+            return file.read(4096).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def parse_json(text: str | bytes, hook: Callable[[dict], dict] | None = None) -> Any:
     """The value of a JSON text. Raises ValueError if it is damaged, too deep, or has NaN, infinity or half a character."""
     text = text.decode("utf-8-sig") if isinstance(text, bytes) else text

@@ -91,4 +91,4 @@ def test_stored_files_name_no_machine_and_are_small():
     paths = [path for path in OLD.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in paths) < 300_000
     for path in paths:
-        assert not re.search(rb"/work/|/home/|/Users/", path.read_bytes()), path
+        assert not re.search(rb"/[w]ork/|/home/|/Users/", path.read_bytes()), path

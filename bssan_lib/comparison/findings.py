@@ -146,7 +146,10 @@ def verdict_table(comparison: dict) -> pd.DataFrame:
 
 
 def unsteady(comparison: dict, times: float = 3.0) -> list[str]:
-    """Methods whose rsum has a standard deviation over seeds of more than `times` the common one."""
+    """Methods whose rsum has a standard deviation over seeds of more than `times` the common one.
+
+    An empty list where each has one seed.
+    """
     spread = seed_spread(comparison)
     if spread is None:
         return []

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bssan_lib.data.published import find_coco, lists, named, read_bars, read_blip, read_clip, read_coco, read_token
-from bssan_lib.data.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, SPLIT_OF, Row, read_table, start_of
+from bssan_lib.data.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, SPLIT_OF, Row, read_table
 from bssan_lib.errors import DataError
+from bssan_lib.reading import read_start
 
 OWN = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.txt")
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -104,7 +105,7 @@ def near_layout(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     tables = [name for name in names if name.endswith(TABLES)]
     if tables:
-        first = start_of(folder / tables[0]).partition("\n")[0].strip()[:80]
+        first = read_start(folder / tables[0]).partition("\n")[0].strip()[:80]
         return (
             f". Nearest: {tables[0]}, which begins {first!r}; name one column of it {', '.join(IMAGE_COLUMNS[:2])} and "
             "one caption"
@@ -128,7 +129,7 @@ def _find_own(folder: Path) -> list[Path]:
 
 def _has_columns(path: Path) -> bool:
     """Whether the first line names a column of images and one of captions."""
-    words = set(re.findall(r"\w+", start_of(path).partition("\n")[0].lower()))
+    words = set(re.findall(r"\w+", read_start(path).partition("\n")[0].lower()))
     return bool(words & set(IMAGE_COLUMNS)) and bool(words & set(CAPTION_COLUMNS))
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bssan_lib.data.flickr8k import OFFICIAL, csv_rows, token_rows
 from bssan_lib.data.karpathy import is_number
-from bssan_lib.data.rows import SPLIT_OF, Row, caption_list, picture_name, read_json, read_table, start_of
+from bssan_lib.data.rows import SPLIT_OF, Row, caption_list, picture_name, read_json, read_table
 from bssan_lib.errors import DataError
-from bssan_lib.reading import read_lines
+from bssan_lib.reading import read_lines, read_start
 
 COCO = re.compile(r"captions_(train|val)(2014|2017)\.json")
 NESTED = ("", "flickr30k_images", "flickr30k_images/flickr30k_images", "flickr30k-images")
@@ -57,7 +57,7 @@ def find_coco(folder: Path) -> list[Path]:
 
 
 def _is_list(path: Path) -> bool:
-    return path.suffix != ".json" or start_of(path).lstrip().startswith("[")
+    return path.suffix != ".json" or read_start(path).lstrip().startswith("[")
 
 
 def read_token(path: Path, folder: Path) -> list[Row]:

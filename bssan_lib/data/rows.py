@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bssan_lib import reading
 from bssan_lib.data.karpathy import LONGEST_NAME
 from bssan_lib.errors import DataError
-from bssan_lib.reading import LARGEST_FILE, check_file, parse_json, read_lines
+from bssan_lib.reading import LARGEST_FILE, parse_json, read_lines
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "raw", "captions", "comment")
@@ -124,13 +124,3 @@ def caption_list(given: object, where: str) -> list[str]:
     if not captions or len(captions) < len(listed):
         raise DataError(f"{where}: expected a caption or a list of captions, none empty, got {str(given)[:60]!r}")
     return [" ".join(one.split()) for one in captions]
-
-
-def start_of(path: Path) -> str:
-    """The first 4,096 bytes of a file as text, "" if it cannot be read."""
-    try:
-        check_file(path)
-        with open(path, "rb") as file:
-            return file.read(4096).decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -79,7 +79,7 @@ export function createView(root, options = {}) {
       element("table", {}, row("W2R", gate, w2r), row("O2W", 1 - gate, o2w),
         element("tr", { class: "sum" }, element("th", { scope: "row" }, "Score S"), element("td", {}), element("td", {}), element("td", {}, `${whole ? "=" : ""} ${joint.toFixed(3)}`))),
       element("p", { class: "note" }, `${whole ? "" : "The global vectors are part of S as well. "}W2R is the mean cosine of the words and what they attend to, ` +
-        "O2W that of the objects. The model has learned the shares; they sum to one."));
+        "O2W that of the objects. The shares are the gate of the model and sum to one."));
   }
 
   function wordButton(word, t) {

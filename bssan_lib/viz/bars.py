@@ -174,7 +174,7 @@ def grounding_bars(
 
 
 def pair_bars(pairs: Mapping[str, Mapping[str, float]], *, width: str | float = "one"):
-    """Pairs of scenes that differ in one thing: how often text, image and both are told apart, with chance.
+    """Pairs of scenes that differ in one thing: how often text, image and both are matched right, with chance.
 
     pairs: {kind: {"n", "text", "image", "group"}} as pair_metrics gives them, with a row "chance".
     Returns (figure, axes [1], None).

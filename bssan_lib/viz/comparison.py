@@ -12,18 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bssan_lib.errors import DataError
 from bssan_lib.viz.dots import MARKERS, dot_panels
-from bssan_lib.viz.style import (
-    MARGIN,
-    SERIES,
-    SMALL,
-    column_width,
-    finish,
-    fit,
-    new_figure,
-    paper_style,
-    plain,
-    plain_legend,
-)
+from bssan_lib.viz.style import MARGIN, SERIES, SMALL, column_width, finish, fit, new_figure, paper_style, plain_legend
 
 _STYLES = ["-", "--", "-.", ":"]  # lines and markers differ where colours are not printed
 
@@ -173,15 +162,18 @@ def holm_dots(p: Mapping[str, float], *, width: str | float = "two"):
     names = sorted(p, key=lambda name: p[name])
     place = np.arange(len(names))
     with paper_style():
-        figure = new_figure(width, 0.7 + 0.135 * len(names), layout="constrained")
+        columns = 3 if column_width(width) > 5 else 1  # of the legend
+        figure = new_figure(width, (0.8 if columns > 1 else 1.2) + 0.14 * len(names), layout="constrained")
         axes = figure.subplots()
         values = np.clip([p[name] for name in names], 1e-6, None)
         axes.semilogx(values, place, "o", color=SERIES[0], markersize=3.5, label="p of each difference")
         limits = {"color": SERIES[1], "label": "Holm: 0.05 / (questions left)"}
         axes.semilogx(0.05 / (len(names) - place), place, **limits)
         axes.axvline(0.05, color="black", linestyle=":", linewidth=0.8, label="0.05, for one question")
-        axes.set_yticks(place, [plain(name) for name in names], parse_math=False, fontsize=SMALL)
+        axes.set_yticks(place, [fit(name, 1.6, SMALL) for name in names], parse_math=False, fontsize=SMALL)
         axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="p")
-        figure.legend(loc="outside upper center", ncols=3)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        figure.legend(loc="outside upper center", ncols=columns)
         finish(axes)
     return figure, axes, None

@@ -159,7 +159,7 @@ def wrap(text: object, inches: float, size: float = NORMAL, lines: int = 4) -> s
 
 
 def label(axes, x: float, y: float, text: str, **settings):
-    """`axes.text` that never reads `$`, `_` or `^` as mathematics."""
+    """`axes.text` in which `$`, `_` and `^` are plain characters."""
     return axes.text(x, y, text, parse_math=False, **settings)
 
 
@@ -220,7 +220,7 @@ def write_heading(figure, text: str) -> None:
 
 
 def plain_legend(legend) -> None:
-    """A legend's names never read `$`, `_` or `^` as mathematics."""
+    """The names of a legend, in which `$`, `_` and `^` are plain characters."""
     for text in legend.get_texts():
         text.set_parse_math(False)
 

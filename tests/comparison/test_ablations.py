@@ -198,7 +198,9 @@ def test_words_start_from_glove_where_they_have_room_for_it():
 def test_what_the_baseline_does_already_is_left_out():
     for loss, gone in (("infonce", "InfoNCE"), ("hinge", "hinge, hardest negative")):
         chosen, left_out = plan(make_config(**{"training.loss": loss}), make_split(5))
-        assert left_out[gone] == "as in: joint" and "gate learned" in left_out and "gate of each pair" not in left_out
+        assert (
+            left_out[gone] == "equal to: joint" and "gate learned" in left_out and "gate of each pair" not in left_out
+        )
         assert ("SCAN t-i, avg, own loss" in left_out) == (loss == "hinge")  # it is the same row there
     sides = {one.key: one.grids for one in chosen if one.grids}
     assert sides == {"grid-own": (7,), "grid-middle": (3,), "grid-coarse": (2,), "pyramid": (5, 2, 1)}
@@ -208,7 +210,7 @@ def test_what_the_baseline_does_already_is_left_out():
 
 def test_without_a_grid_the_table_says_what_is_missing():
     chosen, left_out = plan(make_config(), make_split(5, grid=False))
-    assert left_out["pyramid 5, 2, 1"] == left_out["regions 3 \u00d7 3"] == "the regions are no grid"
+    assert left_out["pyramid 5, 2, 1"] == left_out["regions 3 \u00d7 3"] == "the regions are not a grid"
     assert left_out["objects are the regions"] == "the objects are the regions already"
     assert left_out["regions without place"] == "the regions have no boxes"
     assert {"W2R alone", "reading (b), few images", "SCAN i-t, LSE", "VSE++, own loss"} <= {one.name for one in chosen}

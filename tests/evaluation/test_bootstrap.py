@@ -150,7 +150,7 @@ def test_it_draws_what_the_intervals_of_one_evaluation_draw():
 
 
 def test_other_queries_cannot_be_paired():
-    with pytest.raises(DataError, match="Evaluation 1 has other images"):
+    with pytest.raises(DataError, match="Evaluations 1 and 0 differ in the images"):
         resampled_recalls([random_folds(0), random_folds(0, n=7, cap2im=np.arange(7))])
     with pytest.raises(DataError, match="Evaluation 1 has 2 folds, evaluation 0 has 1"):
         resampled_recalls([random_folds(0), random_folds(0) * 2])
@@ -160,5 +160,5 @@ def test_other_queries_cannot_be_paired():
             | {"caption_images": CAP2IM[::-1].copy()}
         )
     ]
-    with pytest.raises(DataError, match="other caption images"):
+    with pytest.raises(DataError, match="differ in the caption images"):
         resampled_recalls([random_folds(0), moved])

@@ -314,7 +314,7 @@ def test_words_cut_off_and_no_boxes():
 
 def test_attention_that_does_not_fit_or_is_nan():
     attention, phrases = small_case()
-    with pytest.raises(DataError, match="Caption row 0: attention over 4 regions and 4 objects.*49 and 49"):
+    with pytest.raises(DataError, match="Caption row 0: attention has 4 regions and 4 objects.*49 and 49"):
         grounding_metrics([(0, attention)], phrases, grid(7, 7)[None], None, np.array([0]))
     attention.w2r[2, 1] = np.nan
     with pytest.raises(BssanError, match="caption row 0, image row 0"):

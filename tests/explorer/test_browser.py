@@ -151,7 +151,7 @@ def page(browser, server):
         ),
     )
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(server.url)
+    page.goto(server.url, timeout=90_000)
     page.wait_for_selector(".bssan-view .word", timeout=60_000)
     yield page
     page.close()
@@ -229,7 +229,7 @@ def test_a_silent_page_stays_connected_and_one_too_many_is_told_so(browser, tmp_
         first.wait_for_selector(".bssan-view .word", timeout=60_000)
         time.sleep(5)  # more than three signs of life
         first.get_by_label("Picture", exact=True).select_option(index=1)
-        first.locator('.bssan-view .stage img:not([alt*="astronaut"])').wait_for(timeout=20_000)
+        first.locator('.bssan-view .stage img:not([alt*="astronaut"])').first.wait_for(timeout=20_000)
         assert second.goto(url, timeout=90_000).status == 503 and "1 pages are open; close one" in second.content()
         first.goto("about:blank")
         for _ in range(100):  # until its kernel has ended

@@ -289,7 +289,7 @@ def test_a_run_is_explored_with_its_own_features(tmp_path, checkpoint):
     assert explorer.view.data["label"] == "row 2" and not explorer.view.data["placed"]
     explorer.source.value = 1
     assert explorer.view.data["placed"]
-    with pytest.raises(CheckpointError, match="5 numbers a region.*192"):
+    with pytest.raises(CheckpointError, match="5 numbers per region.*192"):
         open_explorer(None, data)
     (tmp_path / "captions.txt").write_text("image,caption\n")
     with pytest.raises(DataError, match="prepare them first"):

@@ -312,7 +312,7 @@ def test_another_training_is_not_taken_up(unstopped, settings):
 
 
 def test_another_model_is_not_taken_up(unstopped):
-    with pytest.raises(CheckpointError, match="differs in model.direction"):
+    with pytest.raises(CheckpointError, match="with other model.direction"):
         make_trainer(unstopped[1], make_model(direction="w2r")).run()
 
 
@@ -554,7 +554,7 @@ def changed(split, how):
 @pytest.mark.parametrize("how", ["reversed", "tripled", "one number", "objects", "captions"])
 def test_a_training_is_not_continued_on_other_data(tmp_path, how):
     make_trainer(tmp_path, epochs=1).run()
-    with pytest.raises(CheckpointError, match="differs in data. Delete"):
+    with pytest.raises(CheckpointError, match="with other data. Delete"):
         make_trainer(tmp_path, train=changed(make_split(), how), epochs=1).resume()
     assert make_trainer(tmp_path, epochs=1).resume()
 

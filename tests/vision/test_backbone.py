@@ -118,7 +118,7 @@ def test_a_map_pooled_to_a_coarser_grid(backbone, pictures):
     [
         ({"name": "resnet"}, "data.backbone"),
         ({"image_size": 100}, "multiple of 32"),
-        ({"image_size": 96, "grid": 4}, r"data.grid: expected 1 to 3 cells a side \(the map of 96 pixels\), got 4"),
+        ({"image_size": 96, "grid": 4}, r"data.grid: expected 1 to 3 cells per side \(the map of 96 pixels\), got 4"),
         ({"image_size": 96, "grid": 2, "features": "stage"}, "data.grid: expected data.features: map, got stage"),
     ],
 )

@@ -182,6 +182,8 @@ FIGURES = {
         picture(), softmax(2, 25), ["a ball", NASTY], boxes=WINDOWS, width=width
     ),
     "region_grid": lambda width: viz.region_grid(picture(), object_boxes=WINDOWS, width=width),
+    "grid_sizes": lambda width: viz.grid_sizes(picture(), {"3 x 3": 3, "7 x 7": 7}, width=width),
+    "holm_dots": lambda width: viz.holm_dots({"a": 0.5, NASTY: 0.001}, width=width),
     "matrix_panel": lambda width: viz.matrix_panel(
         softmax(3, 5),
         ["dog", NASTY, "on"],
