@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(RunError, match="metrics cannot be written"):
         write_metrics({"a": 1}, tmp_path / "file" / "metrics.json")
     (tmp_path / "metrics.json").mkdir()
-    with pytest.raises(RunError, match="metrics.json"):
+    with pytest.raises(DataError, match="metrics.json"):
         write_metrics({"a": 1}, tmp_path / "metrics.json")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "metrics.json"]
 
