@@ -43,6 +43,7 @@ def series(tmp_path):
 TOGETHER = ("test_browser.py", "test_launch.py", "test_protocols.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """The whole series takes longest, so it starts first; tests that share what takes long to make stay together."""
     for item in items:
