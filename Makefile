@@ -20,7 +20,7 @@ reproduce: $(VENV)/.installed
 	$(VENV)/bin/bssan reproduce --config $(CONFIG)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

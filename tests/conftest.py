@@ -39,14 +39,6 @@ def series(tmp_path):
     return write
 
 
-# What these files make once for all their tests takes long: one process runs all of such a file.
-TOGETHER = ("test_browser.py", "test_launch.py", "test_protocols.py")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """The whole series takes longest, so it starts first; tests that share what takes long to make stay together."""
-    for item in items:
-        if item.path.name in TOGETHER or "installed" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """The whole series takes longest, so it starts first, and then the tests in a browser."""
     items.sort(key=lambda item: (item.path.name != "test_series.py", item.path.name != "test_browser.py"))
