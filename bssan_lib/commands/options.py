@@ -201,7 +201,7 @@ def warn_if_busy() -> None:
     """
     import psutil
 
-    load, cores = psutil.getloadavg()[0], psutil.cpu_count() or 1
+    load, cores = psutil.getloadavg()[0], os.cpu_count() or 1
     if load >= 0.7 * cores and not {"OMP_NUM_THREADS", "LOCAL_RANK"} & set(os.environ):
         print(
             f"note: this machine is busy (load {load:.1f} on {cores} cores), so training takes much longer. Beside other "
