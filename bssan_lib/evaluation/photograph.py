@@ -33,7 +33,7 @@ def load_pretrained(name: str = "flickr8k", device: str = "cpu") -> Checkpoint:
 
     Raises CheckpointError, with the list, for another name.
     """
-    known = sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
+    known = sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
     if name not in known:
         raise CheckpointError(f"{name!r}: not a packaged model. Expected one of {', '.join(known)}.")
     return load_checkpoint(PRETRAINED / name, device)

@@ -25,6 +25,7 @@ from bssan_lib.models.build import build_model
 from bssan_lib.models.codes import CaptionCodes
 from bssan_lib.models.encoders import Matcher
 from bssan_lib.reading import read_json
+from bssan_lib.vision.backbone import PATCH
 
 FILES = ("model.safetensors", "config.json", "vocabulary.json")
 WAITING = ".new"  # suffix of new files until they replace those of FILES
@@ -162,6 +163,14 @@ def _stamps(folder: Path) -> list[tuple[Path, int, int]]:
     return found
 
 
+def _fewest_weights(settings: ModelConfig, words: int, dimension: int, place: bool) -> int:
+    """How many numbers a model has at least, without its backbone. Takes no memory, whatever the sizes in the settings."""
+    dimension = 1 if dimension == PATCH else dimension  # pixels: the width of the backbone's map is not known here
+    with torch.device("meta"):
+        model = build_model(replace(settings, tune="none"), words, dimension, place)
+    return sum(one.numel() for one in model.parameters())
+
+
 def _read(folder: Path) -> Checkpoint:
     files = checkpoint_files(folder)
     vocabulary = Vocabulary.load(files["vocabulary.json"])
@@ -171,8 +180,7 @@ def _read(folder: Path) -> Checkpoint:
         if not all(isinstance(config.get(key) or {}, dict) for key in ("backbone", "info")):
             raise TypeError("backbone and info should be objects")
         shape = (len(vocabulary), config["dimension"], config["place"])
-        with torch.device("meta"):  # takes no memory, whatever the sizes in the settings
-            least = sum(one.numel() for one in build_model(replace(settings, tune="none"), *shape).parameters())
+        least = _fewest_weights(settings, *shape)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: expected the settings of a checkpoint ({error}).") from error
     if config.get("vocabulary_sha256") != vocabulary.sha256:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from bssan_lib.config import ModelConfig
 from bssan_lib.data.vocabulary import Vocabulary
 from bssan_lib.errors import CheckpointError
+from bssan_lib.evaluation.photograph import load_pretrained
 from bssan_lib.models.bssan import BSSAN
 from bssan_lib.models.checkpoint import (
     FILES,
@@ -227,6 +228,7 @@ import resource, signal, torch
 from pathlib import Path
 from bssan_lib.models.checkpoint import save_weights
 from bssan_lib.errors import CheckpointError
+from bssan_lib.evaluation.photograph import load_pretrained
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # writing fails past 4 kB, as on a full disk
 try:
@@ -343,3 +345,14 @@ def test_weights_and_optimizer_states_of_earlier_versions_get_their_current_name
     names = ["look.weight", "optimizer/exp_avg/look.weight", "outlook.weight", "look.weight.x"]
     current = ["first_query.weight", "optimizer/exp_avg/first_query.weight", "outlook.weight", "look.weight.x"]
     assert list(rename_weights({name: torch.zeros(1) for name in names})) == current
+
+
+@pytest.mark.parametrize(("name", "tune"), [("flickr8k", "stage"), ("flickr8k-pixels", "all")])
+def test_every_packaged_model_can_be_loaded(name, tune):
+    checkpoint = load_pretrained(name)
+    assert checkpoint.model.config.tune == tune and "dog" in checkpoint.vocabulary.words
+
+
+def test_word_vectors_are_not_a_packaged_model():
+    with pytest.raises(CheckpointError, match="Expected one of flickr8k, flickr8k-pixels"):
+        load_pretrained("glove")

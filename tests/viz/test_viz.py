@@ -852,7 +852,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     (tmp_path / "a.pdf").write_text("earlier")
     (tmp_path / "a.svg").mkdir()
     (tmp_path / "a.svg" / "file").write_text("in the way")
-    with pytest.raises(RunError, match="a.svg"):
+    with pytest.raises(DataError, match="a.svg"):
         viz.save_figure(figure, tmp_path / "a", ("svg", "pdf"))
     assert (tmp_path / "a.pdf").read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "a.svg"]
