@@ -228,7 +228,6 @@ import resource, signal, torch
 from pathlib import Path
 from bssan_lib.models.checkpoint import save_weights
 from bssan_lib.errors import CheckpointError
-from bssan_lib.evaluation.photograph import load_pretrained
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # writing fails past 4 kB, as on a full disk
 try:
